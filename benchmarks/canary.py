@@ -204,7 +204,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        found = candidates(options.bundle, Path(work))
+        found = candidates(options.bundle, Path(work), options.only)
         with serving(str(options.bundle), 1, ["--standby", "60"]) as ours:
             print("| turn | candidate | what became of it | its answers | s | verdict | evidence |")
             print("|---|---|---|---|---|---|---|")

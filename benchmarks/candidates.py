@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,29 @@ WEIGHTS = "weights/model.safetensors"
 CONFIG = "model/config.json"
 
 
-def candidates(bundle: Path, folder: Path) -> dict[str, Path]:
-    """By name; a folder each, stamped again. `bundle` is not touched."""
+def candidates(bundle: Path, folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """By name, all without `names`; a folder each, stamped again. `bundle` is not touched."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
-        name: Path(shutil.copytree(bundle, folder / name))
-        for name in ("same", "worse", "overbold", "slow", "failing")
-    }
-    for path in found.values():
-        for file in path.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
-    change(found["same"], {})
-    disturb(found["worse"], NOISE, 1)
-    disturb(found["overbold"], NOISE, 1)
-    labels = _json(found["overbold"], "labels.json")
-    change(found["overbold"], {"labels.json": _bytes(labels | {"temperature": BOLD})})
-    change(found["slow"], deepened(found["slow"], MORE_LAYERS))
-    change(found["failing"], {"preprocess.json": _short_sounds(found["failing"])})
+    return {name: candidate(bundle, folder / name) for name in names or CHANGES}
+
+
+def candidate(bundle: Path, folder: Path) -> Path:
+    """The one of CHANGES that the folder is named after."""
+    found = Path(shutil.copytree(bundle, folder))
+    for file in found.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
+    CHANGES[found.name](found)
     return found
+
+
+def _worse(found: Path) -> None:
+    disturb(found, NOISE, 1)
+
+
+def _overbold(found: Path) -> None:
+    disturb(found, NOISE, 1)
+    labels = _json(found, "labels.json")
+    change(found, {"labels.json": _bytes(labels | {"temperature": BOLD})})
 
 
 def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
@@ -93,3 +98,12 @@ def _json(bundle: Path, name: str) -> dict[str, Any]:
 
 def _bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "same": lambda found: change(found, {}),
+    "worse": _worse,
+    "overbold": _overbold,
+    "slow": lambda found: change(found, deepened(found, MORE_LAYERS)),
+    "failing": lambda found: change(found, {"preprocess.json": _short_sounds(found)}),
+}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.http [--bundle DIR] [--seconds 3] [--rounds 6]
 
-One server answers all; the doors take turns within each round, so whatever else this machine does
+One server answers all; the ports take turns within each round, so whatever else this machine does
 falls on all of them alike. Only the front process is counted, its threads included.
 """
 
@@ -97,9 +97,9 @@ def embeddings() -> bytes:
 
 def tensor_message(parts: list[tuple[str, bytes]]) -> bytes:
     """The same tensors over gRPC."""
-    from server.api import open_inference_messages as oip
+    from server.api import open_inference_messages as v2
 
-    request = oip.ModelInferRequest(model_name="trefoil")
+    request = v2.ModelInferRequest(model_name="trefoil")
     for name, content in parts:
         request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
         request.raw_input_contents.append(len(content).to_bytes(4, "little") + content)
@@ -139,7 +139,7 @@ async def microseconds(front: psutil.Process, callers: list[Once], seconds: floa
 async def measured(
     target: str, address: str, front: psutil.Process, seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Payload -> door -> microseconds, medians over the rounds."""
+    """Payload -> port -> microseconds, medians over the rounds."""
     text = [("text", WORDS.encode())]
     three = [*text]
     three.append(("image", (SAMPLES / "station.jpg").read_bytes()))
@@ -148,7 +148,7 @@ async def measured(
     embed = pb.PredictRequest(
         examples=[pb.Example(parts=[pb.Part(text=WORDS)])], task=pb.EMBED
     ).SerializeToString()
-    doors: dict[str, dict[str, list[Once]]] = {}
+    ports: dict[str, dict[str, list[Once]]] = {}
     for payload, parts in (("text", text), ("text, picture, sound", three)):
         example = pb.Example(
             parts=[
@@ -157,34 +157,34 @@ async def measured(
             ]
         )
         native = pb.PredictRequest(examples=[example]).SerializeToString()
-        doors[payload] = {
+        ports[payload] = {
             "Predict": await grpc_callers(target, predict, native),
             "/v1/predict": http_callers(address, form(parts)),
             "ModelInfer": await grpc_callers(target, infer, tensor_message(parts)),
             "/v2 infer": http_callers(address, tensors(parts)),
         }
-    doors["text, embedding"] = {
+    ports["text, embedding"] = {
         "Predict": await grpc_callers(target, predict, embed),
         "/v1/embeddings": http_callers(address, embeddings()),
     }
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number in range(rounds + 1):
-        for payload, by_door in doors.items():
-            for door, callers in by_door.items():
+        for payload, by_port in ports.items():
+            for port, callers in by_port.items():
                 spent = await microseconds(front, callers, seconds if number else 1.0)
                 if number:  # the first round warms up
-                    found[payload, door].append(spent)
+                    found[payload, port].append(spent)
     medians: dict[str, dict[str, float]] = defaultdict(dict)
-    for (payload, door), values in found.items():
-        medians[payload][door] = statistics.median(values)
+    for (payload, port), values in found.items():
+        medians[payload][port] = statistics.median(values)
     return medians
 
 
-def pairs(by_door: dict[str, float]) -> list[tuple[str, str]]:
+def pairs(by_port: dict[str, float]) -> list[tuple[str, str]]:
     """(through gRPC, through HTTP) that do the same."""
-    grpc_doors = [door for door in by_door if not door.startswith("/")]
-    http_doors = [door for door in by_door if door.startswith("/")]
-    return list(zip(grpc_doors, http_doors, strict=True))
+    grpc_ports = [port for port in by_port if not port.startswith("/")]
+    http_ports = [port for port in by_port if port.startswith("/")]
+    return list(zip(grpc_ports, http_ports, strict=True))
 
 
 def main() -> None:
@@ -202,9 +202,9 @@ def main() -> None:
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
     print("| request | gRPC | µs | HTTP | µs | HTTP / gRPC |")
     print("|---|---|---|---|---|---|")
-    for payload, by_door in medians.items():
-        for ours_, theirs in pairs(by_door):
-            spent, over_http = by_door[ours_], by_door[theirs]
+    for payload, by_port in medians.items():
+        for ours_, theirs in pairs(by_port):
+            spent, over_http = by_port[ours_], by_port[theirs]
             print(
                 f"| {payload} | {ours_} | {spent:.0f} | {theirs} | {over_http:.0f} "
                 f"| {over_http / spent:.2f} |"

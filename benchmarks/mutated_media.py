@@ -6,7 +6,7 @@ Every kind of file that is decoded, made by code, with bits flipped, ends cut of
 files and extreme lengths. Counted are crashes (the process died, or raised anything but BadInput),
 hangs (more than 2 s of CPU time), and silent differences: an answer without a warning whose length
 or size is more than 1 % from what an independent decoder reads (ffmpeg for sounds, ImageMagick's
-identify and djpeg for pictures; a witness that is not installed is named and left out). Exits 1
+identify and djpeg for pictures; one that is not installed is named and left out). Exits 1
 when any is not zero. A file that fails is written to `--keep DIR`, named by its seed.
 """
 
@@ -37,7 +37,7 @@ HANG_S = 2.0
 DEAD_S = 60.0
 APART = 0.01
 BATCH = 50
-RATE = 48_000  # of the witness' samples
+RATE = 48_000  # of the samples that are compared
 # A codec's own delay is kept by some decoders and dropped by others where no header states it, or
 # one of them cannot read it: one block of Vorbis (21 ms); of MP3 the header's own frame, the delay
 # and the padding, four frames of 576 samples at 16 kHz (144 ms). Those sounds are so long that
@@ -74,7 +74,7 @@ class Counted:
     accepted: int = 0
     warned: int = 0
     compared: int = 0
-    no_opinion: int = 0  # no witness could read what we accepted
+    no_opinion: int = 0  # no reference program could read what we accepted
     slowest_s: float = 0.0
     bad: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -153,11 +153,11 @@ class Decoder:
         self._pipe.close()
 
 
-# ---- the witnesses -------------------------------------------------------------------------------
+# ---- the reference programs ----------------------------------------------------------------------
 
 
 def output_of(*command: str, limit_s: float = 60.0) -> bytes:
-    """What a witness writes, whatever it thinks of it; b"" where it hangs or dies."""
+    """What a reference program writes, whatever it thinks of it; b"" where it hangs or dies."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
     except (subprocess.TimeoutExpired, OSError):
@@ -213,7 +213,7 @@ def apart(ours: Size, theirs: Size) -> bool:
 
 
 def sizes(answer: Answer, path: Path) -> list[Size]:
-    """What the witnesses of a sound hear, up to the first that agrees."""
+    """What the reference programs of a sound hear, up to the first that agrees."""
     theirs: list[Size] = []
     late_s = MP3_DELAY / answer.rate if path.suffix == ".mp3" else 0.0
     for (seconds,) in heard(path):
@@ -223,10 +223,10 @@ def sizes(answer: Answer, path: Path) -> list[Size]:
     return theirs
 
 
-def witnessed(
+def found_by_others(
     batch: Sequence[tuple[Case, Answer]], folder: Path, pool: ThreadPoolExecutor
 ) -> list[list[Size]]:
-    """What the witnesses find in each file."""
+    """What the reference programs find in each file."""
     paths = [folder / f"{c.number}.{c.seed.name.split()[0].lower()}" for c, _ in batch]
     try:
         for path, (case, _) in zip(paths, batch, strict=True):
@@ -297,7 +297,7 @@ def compare(
     pool: ThreadPoolExecutor,
     keep: Path | None,
 ) -> None:
-    found = witnessed(batch, folder, pool)
+    found = found_by_others(batch, folder, pool)
     for (case, answer), theirs in zip(batch, found, strict=True):
         if not theirs:
             total.no_opinion += 1
@@ -328,7 +328,7 @@ def main() -> None:
     print(
         f"{total.files} files of {len(seeds(OGG_S, MP3_S))} kinds (seed {arguments.seed}): "
         f"{total.accepted} accepted, {total.warned} of them with a warning, "
-        f"{total.compared} compared, {total.no_opinion} that no witness reads; "
+        f"{total.compared} compared, {total.no_opinion} that no reference program reads; "
         f"{kinds['crash']} crashes, {kinds['hang']} hangs (slowest {total.slowest_s:.2f} s), "
         f"{kinds['differs']} silent differences"
     )

@@ -45,7 +45,7 @@ MIB = 1 << 20
 
 
 @dataclass(slots=True)
-class Tally:
+class Observed:
     """Latencies in seconds with the moment they ended; `wrong` are answers of another bundle than
     the one they name."""
 
@@ -64,7 +64,9 @@ class Tally:
         return 1e3 * found[min(len(found) - 1, int(share * len(found)))] if found else float("nan")
 
 
-async def call(stub: InferenceStub, index: int, examples: Sequence[pb.Example], to: Tally) -> None:
+async def call(
+    stub: InferenceStub, index: int, examples: Sequence[pb.Example], to: Observed
+) -> None:
     began = time.perf_counter()
     try:
         answer = await stub.Predict(pb.PredictRequest(examples=[examples[index]]))
@@ -79,7 +81,7 @@ async def call(stub: InferenceStub, index: int, examples: Sequence[pb.Example], 
     to.wrong += answer.stamp.hex != result.stamp or distance(answer, expected) > PROBABILITY.units
 
 
-async def write(stub: InferenceStub, example: pb.Example, index: int, to: Tally) -> None:
+async def write(stub: InferenceStub, example: pb.Example, index: int, to: Observed) -> None:
     """One text of a token stream; its first and its last message name the stamp."""
     stamps, pieces = set(), []
     try:
@@ -98,7 +100,7 @@ async def write(stub: InferenceStub, example: pb.Example, index: int, to: Tally)
 
 
 @asynccontextmanager
-async def load(target: str, examples: Sequence[pb.Example], to: Tally) -> AsyncIterator[None]:
+async def load(target: str, examples: Sequence[pb.Example], to: Observed) -> AsyncIterator[None]:
     done = asyncio.Event()
     async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
         stub = InferenceStub(channel)
@@ -163,7 +165,7 @@ async def under_load(
     options: argparse.Namespace,
 ) -> int:
     """How many requests failed or mixed."""
-    to = Tally({variant.stamp: variant for variant in found})
+    to = Observed({variant.stamp: variant for variant in found})
     async with grpc.aio.insecure_channel(target) as channel:
         switcher = Switcher(AdminStub(channel))
         async with load(target, examples, to):
@@ -188,7 +190,7 @@ async def under_load(
 
 
 def report(
-    to: Tally, switcher: Switcher, steady: tuple[float, float], swapping: tuple[float, float]
+    to: Observed, switcher: Switcher, steady: tuple[float, float], swapping: tuple[float, float]
 ) -> None:
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("worst", 1.0)):
         before, during = to.p(share, *steady), to.p(share, *swapping)

@@ -93,22 +93,19 @@ def read_labels(values: Mapping[str, Any]) -> tuple[tuple[Label, ...], float]:
     return labels, temperature
 
 
+@dataclass(eq=False)
 class Preparer:
-    def __init__(
-        self,
-        preprocessing: Preprocessing,
-        text: PromptTokenizer,
-        labels: tuple[Label, ...],
-        clock: Clock = time.perf_counter,
-        family: Family = QWEN,
-    ) -> None:
-        """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
-        self.preprocessing = preprocessing
-        self._family = family
-        self.text = text
-        self._clock = clock
-        self._texts = {label.name: label.text for label in labels}
-        self._tokens = lru_cache(maxsize=4096)(text.label_ids)
+    """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
+
+    preprocessing: Preprocessing
+    text: PromptTokenizer
+    labels: tuple[Label, ...]
+    clock: Clock = time.perf_counter
+    family: Family = QWEN
+
+    def __post_init__(self) -> None:
+        self._texts = {label.name: label.text for label in self.labels}
+        self._tokens = lru_cache(maxsize=4096)(self.text.label_ids)
         try:
             self._own = self._checked(tuple(self._texts))
         except BadInput as error:
@@ -131,10 +128,10 @@ class Preparer:
     def prepare(self, sample: Sample, decode_part: DecodePart | None = None) -> Prepared:
         """`decode_part`: as pipelines.media.decode.decode, which is the default; what it returns is
         not kept. Raises BadInput naming the part, the field and the limit."""
-        started = self._clock()
+        started = self.clock()
         self._check(sample)
         parts = decode_row(sample.parts, self.preprocessing.limits, decode_part)
-        decoded = self._clock()
+        decoded = self.clock()
         media = self._media(parts)
         labels = [self._text_of(name) for name in sample.labels or self._texts]
         encoded = self.text.encode(media.pieces, sample.task, labels)
@@ -156,12 +153,12 @@ class Preparer:
             parts_used=used,
             tokens=len(encoded.input_ids),
             decode_ms=(decoded - started) * 1000,
-            preprocess_ms=(self._clock() - decoded) * 1000,
+            preprocess_ms=(self.clock() - decoded) * 1000,
         )
 
     def normalised(self, levels: torch.Tensor) -> torch.Tensor:
         """The image encoder's input, made of the levels of prepared rows on their device."""
-        return self._family.media.normalised(levels, self.preprocessing.image)
+        return self.family.media.normalised(levels, self.preprocessing.image)
 
     def verbalisers(self, row: Prepared) -> tuple[Tokens, ...]:
         """Token ids of each label the row is scored against; none for embed and generate."""
@@ -206,7 +203,7 @@ class Preparer:
         return self._texts.get(label, label)
 
     def _media(self, parts: Sequence[Decoded]) -> _MediaInputs:
-        family, config = self._family.media, self.preprocessing
+        family, config = self.family.media, self.preprocessing
         pixels: list[torch.Tensor] = []
         grids: list[Grid] = []
         mels: list[torch.Tensor] = []

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from server.types import FormatCount, Outcome, PartFigures, Work
+from server.telemetry.rows import FormatCount
+from server.types import Outcome, PartFigures, Work
 
 FOREIGN = "UNSUPPORTED_"  # begins the reason of a part in a format that is not decoded
 MEDIA = ("audio", "image")

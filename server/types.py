@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import FormatCount, IntegrityChange
 
 NO_REPLICA = -1  # in an Outcome of a row that no replica had
 
@@ -161,21 +162,10 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """One item that differs from what a replica loaded. `kind`: file, code, memory or library.
-    `affects_answers_now`: answers may differ already; otherwise only after the next start."""
-
-    kind: str
-    name: str
-    message: str
-    affects_answers_now: bool
-
-
-@dataclass(frozen=True, slots=True)
 class SelfCheck:
     """A replica against what it loaded, as last reported. Times are unix seconds, 0: never."""
 
-    changed: tuple[Changed, ...] = ()
+    changed: tuple[IntegrityChange, ...] = ()
     at: float = 0.0
     took_ms: float = 0.0
     verified_at: float = 0.0
@@ -224,7 +214,7 @@ class ReplicaStatus:
     last_progress: float = 0.0  # unix seconds
     last_exit: str = ""  # why the process before this one ended
     last_exit_at: float = 0.0  # unix seconds
-    decoder_restarts: int = 0  # decoders that took another's place, in all its lives
+    decoder_restarts: int = 0  # decoders that took another's place, over all its restarts
     decoder_deadlines: int = 0  # decoders ended because a part took too long, likewise
     private_bytes: int = 0  # memory no other process uses (USS); 0: not reported
     shared_bytes: int = 0  # its share of memory that others use too (PSS - USS)
@@ -251,17 +241,6 @@ class Counters:
     cancelled: int = 0
     retried: int = 0
     quarantined: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FormatCount:
-    """Rows refused because a part is in a format that is not decoded. `of_rows`: all rows with that
-    medium, or all rows where `medium` (audio, image) is not known."""
-
-    format: str  # e.g. M4A
-    rows: int
-    medium: str
-    of_rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,12 @@ def classes_by_name() -> dict[str, list[str]]:
     return found
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """They are no packages: `pytest` alone would take the second for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_two_classes_share_a_name_unless_they_carry_one_message() -> None:
     """A message of the inference service has a class of its name on either side of an arrow."""
     messages = set(inference_pb2.DESCRIPTOR.message_types_by_name)

@@ -55,7 +55,7 @@ class Command:
 
 
 @dataclass(slots=True)
-class Tally:
+class Observed:
     """What became of the requests that finished while it counted."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ class Flood:
             pb.PredictRequest(examples=[example]).SerializeToString() for example in examples
         ]
         self._expected = expected
-        self._tally = Tally()
+        self._observed = Observed()
         self._turn = 0
 
     async def run(self, command: Command) -> dict[str, float]:
@@ -111,12 +111,12 @@ class Flood:
         await counting
         for channel in channels:
             await channel.close()
-        return self._tally.figures(command.seconds)
+        return self._observed.figures(command.seconds)
 
     async def _count(self, warm_s: float, seconds: float) -> None:
         await asyncio.sleep(warm_s)
         mark()
-        self._tally = Tally()
+        self._observed = Observed()
         await asyncio.sleep(seconds)
         mark()
 
@@ -139,7 +139,7 @@ class Flood:
             while due <= now:
                 due += random.expovariate(command.rate)
                 if len(tasks) >= MOST_OPEN:
-                    self._tally.counts["unsent"] += 1
+                    self._observed.counts["unsent"] += 1
                     continue
                 one = self._one(random.choice(sends), command.deadline_s, until)
                 task = asyncio.create_task(one)
@@ -164,15 +164,15 @@ class Flood:
         ended = time.perf_counter()
         if ended > until:
             return 0.0  # not counted: the load was no longer whole
-        tally = self._tally
-        tally.codes[code] += 1
+        observed = self._observed
+        observed.codes[code] += 1
         kind = self._kind(code, told_s, response, index, ended - began > deadline_s)
-        tally.counts[kind] += 1
+        observed.counts[kind] += 1
         if kind == "good":
-            tally.good_s.append(ended - began)
+            observed.good_s.append(ended - began)
             return None
         if kind in ("refused", "timeless"):
-            tally.refusal_s.append(ended - began)
+            observed.refusal_s.append(ended - began)
         return told_s
 
     def _kind(self, code: str, told_s: float, response: bytes, index: int, late: bool) -> str:

@@ -28,7 +28,7 @@ from proto import inference_pb2 as pb
 from proto import observe_pb2
 from proto.inference_pb2_grpc import InferenceStub
 from proto.observe_pb2_grpc import ObserveStub
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from tests.support.raw_http2 import RawConnection, frame, message
 
 MIB = 1 << 20
@@ -46,7 +46,7 @@ def text_row(text: str = "hum") -> pb.Example:
 
 def inputs() -> bytes:
     """ModelInfer with 10,000 tiny inputs."""
-    request = oip.ModelInferRequest(model_name="triage")
+    request = v2.ModelInferRequest(model_name="triage")
     for _ in range(10_000):
         one = request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
         one.contents.bytes_contents.append(b"a")
@@ -239,7 +239,7 @@ class Mix:
 
     async def nested(self) -> None:
         async with self.channel() as channel:
-            request = oip.ModelInferRequest(model_name="triage")
+            request = v2.ModelInferRequest(model_name="triage")
             one = request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
             one.contents.bytes_contents.append(b"a")
             request.parameters["labels"].string_param = "[" * 100_000 + "]" * 100_000

@@ -254,8 +254,8 @@ function answered(response) {
 
 // How much of a part the model got: of its fields those that say something, and `cut` always.
 function usedOf(part) {
-  const said = Object.entries(part).filter(([name, value]) => value || name === 'cut');
-  return { ...Object.fromEntries(said), modality: part.modality.toLowerCase() };
+  const given = Object.entries(part).filter(([name, value]) => value || name === 'cut');
+  return { ...Object.fromEntries(given), modality: part.modality.toLowerCase() };
 }
 
 function errorText(error, server) {

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QBuffer, QIODevice, QObject, QTimer, QUrl
@@ -19,10 +20,10 @@ from console.app.timeaxis import TimeAxis
 from console.app.window import Window
 from console.finding import links
 from console.looks.changes import WhatChanged
-from console.panels.deed_dialog import DeedDialog
+from console.panels.action_dialog import ActionDialog
 from console.panels.dialogs import AlertDialog, PageDialog
 from console.panels.frame import Panel
-from console.state import command_lines, deeds, next_steps
+from console.state import action_kinds, command_lines, next_steps
 from console.state.dashboard import AlertLine, Board, ServerLine
 from console.state.domain import Action
 from console.state.timetext import clock_text, iso
@@ -46,8 +47,8 @@ class Actions(QObject):
         self.folder = Path.home() / "trefoil-console"
         window.alerts.unsilence.connect(self._unsilence)
         window.detail.replayWanted.connect(self.copy_replay)
-        window.detail.feedbackWanted.connect(self.give_feedback)
-        window.detail.againWanted.connect(self.replay)
+        window.detail.feedbackWanted.connect(partial(self.ask, "feedback"))
+        window.detail.againWanted.connect(partial(self.ask, "replay"))
         bridge.written.connect(self._written)
         bridge.acted.connect(self._acted)
         bridge.runbookRead.connect(self._show_runbook)
@@ -100,43 +101,16 @@ class Actions(QObject):
         self._bridge.act(server, "silence", silence_id, "", undo=True)
         self._window.notify("silence ended; sending it to the server")
 
-    def roll_back(self) -> None:
-        self._ask("rollback", self._server())
-
-    def activate(self) -> None:
-        self._ask("activate", self._server())
-
-    def start_canary(self) -> None:
-        self._ask("canary", self._server())
-
-    def end_canary(self) -> None:
-        self._ask("canary-end", self._server())
-
-    def rehearse(self) -> None:
-        self._ask("rehearse", self._server())
-
-    def restart(self) -> None:
-        """The replica that needs it most stands first."""
+    def ask(self, kind: str) -> None:
+        """A dialog about this kind of action, on the server selected or about the prediction."""
+        if action_kinds.KINDS[kind].prediction:
+            self._about_prediction(kind)
+            return
         line = self._server()
-        if line is not None and (line.snapshot is None or not line.snapshot.replicas):
+        if kind == "restart" and line and not (line.snapshot and line.snapshot.replicas):
             self._window.notify(f"{line.name} reports no replica")
             return
-        self._ask("restart", line)
-
-    def drain(self) -> None:
-        self._ask("drain", self._server())
-
-    def verify(self) -> None:
-        self._ask("verify", self._server())
-
-    def give_feedback(self) -> None:
-        self._about_prediction("feedback")
-
-    def replay(self) -> None:
-        self._about_prediction("replay")
-
-    def replay_against(self) -> None:
-        self._about_prediction("replay-against")
+        self._ask(kind, line)
 
     def _server(self) -> ServerLine | None:
         """The server selected, or the one that needs attention most."""
@@ -166,9 +140,9 @@ class Actions(QObject):
             self._window.notify(f"{line.name} does not answer: nothing can be asked of it now")
             return
         others = [s for s in board.servers if s.address != line.address]
-        dialog = DeedDialog(
+        dialog = ActionDialog(
             self._window,
-            deeds.DEEDS[kind],
+            action_kinds.KINDS[kind],
             [(s.address, s.name) for s in (line, *others)],
             self._bridge.user(),
             self._bridge.access,
@@ -177,21 +151,21 @@ class Actions(QObject):
             _choices(kind, line),
         )
         dialog.wanted.connect(self._confirmed)
-        if wanted := deeds.DEEDS[kind].bundles:
+        if wanted := action_kinds.KINDS[kind].bundles:
             self._bridge.bundlesKnown.connect(dialog.show_bundles)
             self._bridge.ask_bundles(line.address, wanted)
         dialog.open()
 
     def _confirmed(self, action: Action) -> None:
         self._bridge.add(action)
-        self._window.notify(f"{deeds.DEEDS[action.kind].title.lower()}: sending it")
+        self._window.notify(f"{action_kinds.KINDS[action.kind].title.lower()}: sending it")
 
     def _acted(self, action: Action, state: str, detail: str) -> None:
-        if action.kind not in deeds.DEEDS:
+        if action.kind not in action_kinds.KINDS:
             return
         done = replace(action, state=state, detail=detail)
         names = [self._window.name_of(address) for address in action.server.split()]
-        self._window.notify(deeds.outcome(done, names))
+        self._window.notify(action_kinds.outcome(done, names))
 
     def runbook(self) -> None:
         """Of the alert selected, where the alerts have the keyboard; else of the worst problem."""

@@ -19,7 +19,7 @@ from console.app.garbage import GarbageTimer
 from console.cache.board_thread import BoardThread
 from console.cache.query_thread import QueryThread
 from console.cache.writer import CacheWriter
-from console.state import deeds, next_steps
+from console.state import action_kinds, next_steps
 from console.state.access import PLAIN, ConnectionAccess
 from console.state.dashboard import Board, View
 from console.state.domain import Action, Link
@@ -287,7 +287,7 @@ class Bridge(QObject):
         live = {line.address for line in board.servers if line.link.state == "live"}
         now = self._clock()
         for action in board.actions:
-            if action.state == "waiting" and action.kind not in deeds.KEPT:
+            if action.state == "waiting" and action.kind not in action_kinds.KEPT:
                 self._send_once(action, live, now)
                 continue
             if action.state != "waiting" or action.server not in live:
@@ -302,7 +302,7 @@ class Bridge(QObject):
         if action.id in self._sent or self._hub is None:
             return
         away = [server for server in action.server.split() if server not in live]
-        late = now - action.at_s > deeds.NOW_S
+        late = now - action.at_s > action_kinds.NOW_S
         if away and not late:
             return
         self._sent[action.id] = now

@@ -23,6 +23,20 @@ GOES = (
 )
 WITHOUT_KEY = (("server", "Server"), ("detail", "Prediction"))
 LETTERS = (("changes", "What changed", "W"), ("compare", "Compare", "U"))
+# Name, title, key, one of console.state.action_kinds.
+ACTS = (
+    ("rollback", "Roll back", "Shift+R", "rollback"),
+    ("activate", "Activate a loaded bundle", "Shift+A", "activate"),
+    ("canary", "Start a canary", "Ctrl+Shift+C", "canary"),
+    ("canary_end", "End the canary", "Ctrl+Shift+E", "canary-end"),
+    ("rehearse", "Rehearse a bundle", "Ctrl+Shift+R", "rehearse"),
+    ("restart", "Restart a replica", "Shift+S", "restart"),
+    ("drain", "Drain", "Shift+Q", "drain"),
+    ("verify", "Verify every byte now", "Shift+V", "verify"),
+    ("feedback", "Give feedback on this prediction", "Shift+F", "feedback"),
+    ("replay", "Replay this prediction", "Shift+X", "replay"),
+    ("against", "Replay it against another stamp", "Ctrl+Shift+X", "replay-against"),
+)
 
 
 def commands_of(window: Window, actions: Actions, navigation: Navigation) -> list[Command]:
@@ -67,19 +81,8 @@ def commands_of(window: Window, actions: Actions, navigation: Navigation) -> lis
     add("time.mark", "Set or remove a marker", ("M",), "Time", axis.mark)
     add("alert.acknowledge", "Acknowledge an alert", ("A",), "Alerts", actions.acknowledge)
     add("alert.silence", "Silence an alert until …", ("S",), "Alerts", actions.silence)
-    add("act.rollback", "Roll back …", ("Shift+R",), "Act", actions.roll_back)
-    add("act.activate", "Activate a loaded bundle …", ("Shift+A",), "Act", actions.activate)
-    add("act.canary", "Start a canary …", ("Ctrl+Shift+C",), "Act", actions.start_canary)
-    add("act.canary_end", "End the canary …", ("Ctrl+Shift+E",), "Act", actions.end_canary)
-    add("act.rehearse", "Rehearse a bundle …", ("Ctrl+Shift+R",), "Act", actions.rehearse)
-    add("act.restart", "Restart a replica …", ("Shift+S",), "Act", actions.restart)
-    add("act.drain", "Drain …", ("Shift+Q",), "Act", actions.drain)
-    add("act.verify", "Verify every byte now …", ("Shift+V",), "Act", actions.verify)
-    add("act.feedback", "Give feedback on this prediction …", ("Shift+F",), "Act",
-        actions.give_feedback)  # fmt: skip
-    add("act.replay", "Replay this prediction …", ("Shift+X",), "Act", actions.replay)
-    add("act.against", "Replay it against another stamp …", ("Ctrl+Shift+X",), "Act",
-        actions.replay_against)  # fmt: skip
+    for name, text, key, kind in ACTS:
+        add(f"act.{name}", f"{text} …", (key,), "Act", functools.partial(actions.ask, kind))
     add("panel.maximise", "Maximise this panel", ("F",), "Panel", window.maximise)
     add("panel.measure", "Drift by PSI, KS, KL, JS", ("T",), "Panel", window.drift.cycle)
     add("panel.throughput", "Percentiles, throughput, host", ("Y",), "Panel", window.latency.cycle)

@@ -15,8 +15,8 @@ from console.finding.finder import Hit
 from console.finding.time_words import TimeRange
 from console.panels.palette import FindBox
 from console.panels.time_dialogs import NoteDialog, TimeRangeDialog
+from console.state.action_kinds import LABEL
 from console.state.dashboard import TimelineEvent
-from console.state.deeds import LABEL
 
 
 class Navigation(QObject):

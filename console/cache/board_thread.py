@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from console.cache import rows
@@ -22,25 +22,19 @@ SLOW_S = 1.0  # ages move on even when nothing comes
 SPARE = 0.3  # a reading takes at most this share of the time, whatever the load
 
 
+@dataclass(eq=False)
 class BoardThread:
     """`links` gives the state of the feed (None: offline); `publish` takes each board, called from
     this thread; `opened` is announced once what the cache knows of each server's stream."""
 
-    def __init__(
-        self,
-        path: Path,
-        links: Callable[[], Mapping[str, Link] | None],
-        publish: Callable[[Board], None],
-        opened: Callable[[Mapping[str, tuple[str, int, float]], str], None],
-        health: Callable[[], tuple[int, str]] = lambda: (0, ""),
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._path = path
-        self._links = links
-        self._publish = publish
-        self._opened = opened
-        self._health = health
-        self._clock = clock
+    path: Path
+    links: Callable[[], Mapping[str, Link] | None]
+    publish: Callable[[Board], None]
+    opened: Callable[[Mapping[str, tuple[str, int, float]], str], None]
+    health: Callable[[], tuple[int, str]] = lambda: (0, "")
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self._view = View()
         self._wake = threading.Event()
         self._hurry = False
@@ -90,7 +84,7 @@ class BoardThread:
 
     def _open(self) -> BoardBuilder | None:
         try:
-            db = rows.open_for_reading(self._path)
+            db = rows.open_for_reading(self.path)
         except sqlite3.Error as error:
             log.warning("the cache cannot be read yet: %s", error)
             return None
@@ -101,32 +95,32 @@ class BoardThread:
         if builder is not None:
             known = rows.cursors(builder.db)
             layout = rows.meta(builder.db, "layout")
-        self._opened(known, layout)
+        self.opened(known, layout)
 
     def _read(self, builder: BoardBuilder | None) -> None:
         with self._lock:
             dirty, self._dirty = frozenset(self._dirty), set()
-        view, now_s = self._view, self._clock()
-        waiting, trouble = self._health()
+        view, now_s = self._view, self.clock()
+        waiting, trouble = self.health()
         if builder is None:
-            board = empty_board(view, now_s, self._links(), trouble)
+            board = empty_board(view, now_s, self.links(), trouble)
         else:
             began = time.perf_counter()
             try:
-                board = builder.board(view, now_s, self._links(), dirty)
+                board = builder.board(view, now_s, self.links(), dirty)
             except sqlite3.Error as error:
                 # Locked or damaged: the last board stays, and its ages keep growing.
                 log.error("cache read failed: %s", error)
                 return
             usage = CacheUsage(
-                cache_bytes=_size(self._path),
+                cache_bytes=_size(self.path),
                 read_ms=(time.perf_counter() - began) * 1000,
                 rows_waiting=waiting,
                 trouble=trouble,
-                path=str(self._path),
+                path=str(self.path),
             )
             board = replace(board, usage=usage)
-        self._publish(board)
+        self.publish(board)
 
     def _pause(self, took_s: float) -> None:
         """Until something is new, but not before the next board is due."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 from console.cache import compare, drift, hosts, rows, timeline
 from console.cache.fleet import line_of, slo_ms_of
 from console.cache.interned import InternedTexts
-from console.cache.latency import LatencyRows
+from console.cache.latency import LatencyRows, clocks_of, newest_row_s
 from console.cache.trouble_since import TroubleSince
 from console.state import axis, causes, events, firing, skew, status, status_messages
 from console.state.dashboard import (
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
     """Before there is a cache: the servers asked for, and that nothing is known of them."""
-    servers = [ServerRecord(link) for link in (links or {}).values()]
+    servers = [ServerRecord(link, None) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
     state = status.fleet_state(lines, (), (), (), now_s)
     end = view.end_s or now_s
@@ -79,10 +79,11 @@ class BoardBuilder:
         links, axis_s, speed = axis.of(links, now_s)
         now_s, ahead_s = axis_s, axis_s - now_s
         servers = self._servers(links)
-        span = self._span(view, now_s, links)
         shifts_s = {address: server.link.shift_s for address, server in servers.items()}
+        span = self._span(view, now_s, links, shifts_s)
         slo_ms = slo_ms_of(servers, view.scope)
-        self._latency.refresh(self.db, int((span[0] - 60) * 1000), int((span[1] + 60) * 1000))
+        from_ms, to_ms = (int(moment * 1000) for moment in span)
+        self._latency.refresh(self.db, from_ms, to_ms, clocks_of(self._names, shifts_s))
         shown, latencies = timeline.latency(
             self._latency, self._names, view, span, shifts_s, slo_ms, now_s
         )
@@ -161,18 +162,20 @@ class BoardBuilder:
         return found
 
     def _span(
-        self, view: View, now_s: float, links: Mapping[str, Link] | None
+        self,
+        view: View,
+        now_s: float,
+        links: Mapping[str, Link] | None,
+        shifts_s: Mapping[str, float],
     ) -> tuple[float, float]:
         if view.end_s is not None:
             return view.end_s - view.window_s, view.end_s
         end = now_s
         if not any(link.state in ("live", "catching up") for link in (links or {}).values()):
             # No server is connected: a moving axis would push the last known minutes out of sight.
-            newest = self.db.execute(
-                "SELECT max(bucket_ms) FROM latency WHERE level = 0"
-            ).fetchone()[0]
-            if newest is not None and newest / 1000 < now_s - view.window_s * 0.3:
-                end = newest / 1000 + view.window_s * 0.04
+            newest_s = newest_row_s(self.db, clocks_of(self._names, shifts_s))
+            if newest_s < now_s - view.window_s * 0.3:
+                end = newest_s + view.window_s * 0.04
         return end - view.window_s, end
 
     def _drift(

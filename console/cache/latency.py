@@ -3,18 +3,43 @@ last read: rewritten rows get a new `seq`, so `seq > last` is everything new."""
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from console.cache.interned import InternedTexts
 from console.cache.retention import LEVEL_S
 from console.cache.schema import LATENCY
 
 MOST_ROWS = 60_000  # in memory: 64 buckets of 4 bytes each, 15 MB
+MARGIN_MS = 60_000  # read around a span, for clocks that are about right
+FAR_MS = 50_000  # a clock further off gets a read of its own: MARGIN_MS less the longest bucket
 _COLUMNS = ", ".join(("seq", *LATENCY))
+
+
+def clocks_of(names: InternedTexts, shifts_s: Mapping[str, float]) -> dict[int, int]:
+    """By the number of a server: what its clock is ahead of the axis, in ms."""
+    found = {names.find(address): int(shift * 1000) for address, shift in shifts_s.items()}
+    found.pop(-1, None)
+    return found
+
+
+def newest_row_s(db: sqlite3.Connection, clocks: Mapping[int, int]) -> float:
+    """Where the newest row of all servers begins on the axis; NaN without one."""
+    last = db.execute("SELECT max(bucket_ms) FROM latency WHERE level = 0").fetchone()[0]
+    if last is None:
+        return math.nan
+    apart = max([0, *clocks.values()]) - min([0, *clocks.values()])
+    found = db.execute(
+        "SELECT server, max(bucket_ms) FROM latency WHERE level = 0 AND bucket_ms >= ?"
+        " GROUP BY server",
+        (last - apart,),
+    )
+    return float(max(bucket - clocks.get(server, 0) for server, bucket in found)) / 1000
 
 
 class LatencyRows:
@@ -30,6 +55,7 @@ class LatencyRows:
         self._used = 0
         self._seq = 0
         self._cut = 0  # older rows are summed ones
+        self._far: dict[int, tuple[int, int]] = {}  # by server: how far ahead, its own cut (ms)
         self._span = (0, 0)
         self._level = -1
 
@@ -41,46 +67,90 @@ class LatencyRows:
     def level(self) -> int:
         return self._level
 
-    def refresh(self, db: sqlite3.Connection, from_ms: int, to_ms: int) -> None:
-        """Hold the rows of [from, to). The range may slide; a jump reads everything again."""
-        begin, end = self._span
+    def refresh(
+        self,
+        db: sqlite3.Connection,
+        from_ms: int,
+        to_ms: int,
+        clocks: Mapping[int, int] | None = None,
+    ) -> None:
+        """Hold the rows of [from, to) and MARGIN_MS around it. The range may slide; a jump reads
+        everything again. The rows of a server are kept by its own clock; `clocks` has what that is
+        ahead of the range (`clocks_of`). A server whose clock is far off is read where its rows
+        are, and the others are not."""
+        clocks, (begin, end) = clocks or {}, self._span
+        from_ms, to_ms = from_ms - MARGIN_MS, to_ms + MARGIN_MS
         slid = self._level >= 0 and begin <= from_ms and to_ms >= end and from_ms < end
-        if not slid or (to_ms - from_ms) < (end - begin) * 0.6 or self._used > 2 * MOST_ROWS:
-            self._load(db, from_ms, to_ms)
+        if not slid or self._left(clocks) or self._is_too_large(to_ms - from_ms):
+            self._load(db, from_ms, to_ms, clocks)
             return
         # The same span at the same level: what came since, plus what the longer span adds.
+        earliest = min([self._cut, *(cut for _, cut in self._far.values())])
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM latency WHERE seq > ? AND level = 0 AND bucket_ms >= ?",
-            (self._seq, self._cut),
+            (self._seq, earliest),
         ).fetchall()
-        self._add(rows)
+        self._add([row for row in rows if row[1] >= self._cut_of(row[2])])
         self._span = (begin, to_ms)
 
-    def _load(self, db: sqlite3.Connection, from_ms: int, to_ms: int) -> None:
+    def _is_too_large(self, wanted_ms: int) -> bool:
+        begin, end = self._span
+        return wanted_ms < (end - begin) * 0.6 or self._used > 2 * MOST_ROWS
+
+    def _left(self, clocks: Mapping[int, int]) -> bool:
+        """Whether a clock is no longer near where its rows were read."""
+        held = ((ahead, self._far.get(server, (0, 0))[0]) for server, ahead in clocks.items())
+        return any(abs(ahead - read) > FAR_MS for ahead, read in held)
+
+    def _cut_of(self, server: int) -> int:
+        return self._far[server][1] if server in self._far else self._cut
+
+    def _load(
+        self, db: sqlite3.Connection, from_ms: int, to_ms: int, clocks: Mapping[int, int]
+    ) -> None:
         self.__init__()  # type: ignore[misc]
         self._level = _level(db, from_ms, to_ms)
         self._seq = int(db.execute("SELECT ifnull(max(seq), 0) FROM latency").fetchone()[0])
         width_ms = LEVEL_S[self._level] * 1000
         begin = from_ms - (width_ms or 10_000)
         self._span = (begin, to_ms)
-        cut = begin
+        summed = 0
         if self._level:
-            cut = int(
+            summed = int(
                 db.execute(
-                    "SELECT ifnull(max(bucket_ms) + ?, ?) FROM latency WHERE level = ?",
-                    (width_ms, begin, self._level),
+                    "SELECT ifnull(max(bucket_ms) + ?, 0) FROM latency WHERE level = ?",
+                    (width_ms, self._level),
                 ).fetchone()[0]
             )
-            self._read(db, self._level, begin, to_ms)
-        # What is not summed yet is read as it came.
-        self._cut = max(cut, begin)
-        self._read(db, 0, self._cut, to_ms)
+        self._cut = max(summed, begin)
+        self._read_both(db, begin, to_ms, self._cut)
+        for server, ahead in clocks.items():
+            if abs(ahead) > FAR_MS:
+                cut = max(summed, begin + ahead)
+                self._far[server] = (ahead, cut)
+                self._read_both(db, begin + ahead, to_ms + ahead, cut, server)
 
-    def _read(self, db: sqlite3.Connection, level: int, from_ms: int, to_ms: int) -> None:
+    def _read_both(
+        self, db: sqlite3.Connection, begin: int, end: int, cut: int, server: int | None = None
+    ) -> None:
+        """The summed rows, and what is not summed yet as it came."""
+        if self._level:
+            self._read(db, self._level, begin, end, server)
+        self._read(db, 0, cut, end, server)
+
+    def _read(
+        self,
+        db: sqlite3.Connection,
+        level: int,
+        from_ms: int,
+        to_ms: int,
+        server: int | None,
+    ) -> None:
+        """Rows of all servers, or of one."""
         cursor = db.execute(
             f"SELECT {_COLUMNS} FROM latency WHERE level = ? AND bucket_ms >= ?"
-            " AND bucket_ms < ? LIMIT ?",
-            (level, from_ms, to_ms + 600_000, 2 * MOST_ROWS),
+            " AND bucket_ms < ? AND server = ifnull(?, server) LIMIT ?",
+            (level, from_ms, to_ms + 600_000, server, 2 * MOST_ROWS),
         )
         while rows := cursor.fetchmany(4000):
             self._add(rows)

@@ -8,13 +8,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from console.cache.interned import InternedTexts
-from console.cache.latency import LatencyRows
+from console.cache.latency import LatencyRows, clocks_of
 from console.cache.quantiles import first_above, quantiles
 from console.looks import changes
 from console.looks.changes import BadCounts, Group, Measured, Stages, WhatChanged
@@ -60,12 +59,15 @@ class WindowSums:
         span: tuple[float, float],
         shifts_s: Mapping[str, float],
     ) -> None:
+        rows = LatencyRows()
+        from_ms, to_ms = (int(moment * 1000) for moment in span)
+        rows.refresh(db, from_ms, to_ms, clocks_of(names, shifts_s))
+        used = rows.size
         self._names = names
-        parts = list(_by_clock(db, names, span, shifts_s))
-        self.keys, self.numbers, counts, width_s = map(np.concatenate, zip(*parts, strict=True))
-        self.counts = counts.astype(np.int64)
+        self.keys, self.numbers = rows.keys[:used], rows.numbers[:used]
+        self.counts = rows.counts[:used].astype(np.int64)
         shift = np.array([shifts_s.get(names.text(int(n)), 0.0) for n in self.keys[:, 1]])
-        self.middle_s = self.keys[:, 0] / 1000 + width_s / 2 - shift
+        self.middle_s = self.keys[:, 0] / 1000 + rows.width_s[:used] / 2 - shift
 
     def within(self, span: tuple[float, float]) -> Mask:
         return np.asarray((self.middle_s >= span[0]) & (self.middle_s < span[1]))
@@ -99,29 +101,6 @@ class WindowSums:
         sums = self.numbers[mask, 2:7].sum(axis=0)
         found = zip(STAGES, sums, strict=True)
         return {name: float(value) / requests for name, value in found} if requests else {}
-
-
-Columns = tuple[NDArray[Any], ...]  # keys, numbers, counts, widths of LatencyRows
-
-
-def _by_clock(
-    db: sqlite3.Connection,
-    names: InternedTexts,
-    span: tuple[float, float],
-    shifts_s: Mapping[str, float],
-) -> Iterator[Columns]:
-    """The rows of a span of the axis. They are kept by the clocks of their servers: one read for
-    each minute that these are apart, so that a clock far off makes no other read longer."""
-    minutes = {address: round(shift_s / 60) for address, shift_s in shifts_s.items()}
-    for ahead in sorted({0, *minutes.values()}):
-        rows = LatencyRows()
-        begin, end = (moment + 60 * ahead for moment in span)
-        rows.refresh(db, int((begin - 60) * 1000), int((end + 60) * 1000))
-        used = rows.size
-        servers = rows.keys[:used, 1]
-        mine = np.array([minutes.get(names.text(int(n)), 0) == ahead for n in servers], bool)
-        columns = (rows.keys, rows.numbers, rows.counts, rows.width_s)
-        yield tuple(column[:used][mine] for column in columns)
 
 
 def seen(

@@ -95,6 +95,7 @@ def latency(
         p99=p99,
         heat=heat.T.astype(np.float32),
         rate=_rate(requests, column_s, origin, newest),
+        served=requests,
         errors=np.where(some, sums[:, 1] / safe, np.nan),
         stages=np.where(some, sums[:, 2:7].T / safe, np.nan),
         batch=np.where(some, sums[:, 8] / safe, np.nan),

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from console.cache import retention
@@ -25,20 +25,16 @@ TIDY_EVERY_S = 30.0
 Job = Callable[[sqlite3.Connection], frozenset[str]]
 
 
+@dataclass(eq=False)
 class CacheWriter:
     """`on_written(tables)` is called from the writer's thread after each commit."""
 
-    def __init__(
-        self,
-        path: Path,
-        on_written: Callable[[frozenset[str]], None],
-        limit_bytes: int = 2 << 30,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._path = path
-        self._on_written = on_written
-        self._limit_bytes = limit_bytes
-        self._clock = clock
+    path: Path
+    on_written: Callable[[frozenset[str]], None]
+    limit_bytes: int = 2 << 30
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self.behind_s = 0.0  # of the time axis, where servers simulate a time that is past
         self._queue: queue.SimpleQueue[Sequence[ReceivedRow] | Job | None] = queue.SimpleQueue()
         self._waiting = 0  # by `_weight`; only ever read outside for a rough backlog
@@ -80,7 +76,7 @@ class CacheWriter:
         self._run_sql("server", statement, offset_ms, server)
 
     def keep_payload(self, server: str, prediction_id: str, body: bytes) -> None:
-        self.do(lambda db: _keep_payload(db, (server, prediction_id, self._clock(), body)))
+        self.do(lambda db: _keep_payload(db, (server, prediction_id, self.clock(), body)))
 
     def _run_sql(self, table: str, statement: str, *values: object) -> None:
         def job(db: sqlite3.Connection) -> frozenset[str]:
@@ -96,11 +92,11 @@ class CacheWriter:
 
     def _run(self) -> None:
         try:
-            connection = open_for_writing(self._path)
+            connection = open_for_writing(self.path)
         except (CacheTooNew, OSError, sqlite3.Error) as error:
             # The console continues with what it can read, and the status bar shows the problem.
             self.trouble = f"cannot write the cache: {error}"
-            self._on_written(frozenset({"meta"}))
+            self.on_written(frozenset({"meta"}))
             return
         try:
             self._loop(connection, TextIds(connection))
@@ -108,19 +104,19 @@ class CacheWriter:
             connection.close()
 
     def _loop(self, connection: sqlite3.Connection, names: TextIds) -> None:
-        self._on_written(frozenset({"opened"}))
-        tidied = self._clock()
+        self.on_written(frozenset({"opened"}))
+        tidied = self.clock()
         while True:
             jobs = self._collect()
             if jobs is None:
                 return
             self._write(connection, names, jobs)
-            now_s = self._clock()
+            now_s = self.clock()
             if now_s - tidied > TIDY_EVERY_S:
                 tidied = now_s
                 then_s = now_s - self.behind_s
-                tidy = functools.partial(retention.tidy, connection, then_s, self._limit_bytes)
-                self._on_written(self._guard(tidy))
+                tidy = functools.partial(retention.tidy, connection, then_s, self.limit_bytes)
+                self.on_written(self._guard(tidy))
 
     def _collect(self) -> list[Sequence[ReceivedRow] | Job] | None:
         """What came in the last BATCH_S; None at the end."""
@@ -163,7 +159,7 @@ class CacheWriter:
             tables |= self._guard(functools.partial(insert, connection, names, events))
             self._written += _weight(events)
         if tables:
-            self._on_written(tables)
+            self.on_written(tables)
 
     def _guard(self, work: Callable[[], frozenset[str]]) -> frozenset[str]:
         """A full disk or a locked file loses rows and is reported; the thread continues."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 # A busy server (100 requests/s) sends 9 kB/s (docs/benchmarks.md, the price of telemetry); a day of
 # its history is within the burst.
@@ -18,33 +19,30 @@ BATCH_BYTES = 4 << 20  # handed on at once
 CALM_S = 30.0  # without a wait, after which the flood is over
 
 
+@dataclass(eq=False)
 class Allowance:
     """Token buckets for bytes and rows. Use it from one thread; `clock` is monotonic seconds."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        bytes_per_s: float = BYTES_PER_S,
-        rows_per_s: float = ROWS_PER_S,
-        burst_s: float = BURST_S,
-    ) -> None:
-        self._clock = clock
-        self._bytes_per_s, self._rows_per_s = bytes_per_s, rows_per_s
-        self._burst_s = burst_s
-        self._bytes, self._rows = bytes_per_s * burst_s, rows_per_s * burst_s
-        self._at = clock()
+    clock: Callable[[], float] = time.monotonic
+    bytes_per_s: float = BYTES_PER_S
+    rows_per_s: float = ROWS_PER_S
+    burst_s: float = BURST_S
+
+    def __post_init__(self) -> None:
+        self._bytes, self._rows = self.bytes_per_s * self.burst_s, self.rows_per_s * self.burst_s
+        self._at = self.clock()
         self._held_at: float | None = None  # when it was last held back
         self._since = 0.0
         self._seen_bytes = self._seen_rows = 0
 
     def wait_s(self, rows: int, size: int) -> float:
         """Counts what came; how long to stop reading for it."""
-        now = self._clock()
+        now = self.clock()
         passed, self._at = now - self._at, now
-        full = self._burst_s
-        self._bytes = min(self._bytes + passed * self._bytes_per_s, self._bytes_per_s * full) - size
-        self._rows = min(self._rows + passed * self._rows_per_s, self._rows_per_s * full) - rows
-        short = max(-self._bytes / self._bytes_per_s, -self._rows / self._rows_per_s)
+        full = self.burst_s
+        self._bytes = min(self._bytes + passed * self.bytes_per_s, self.bytes_per_s * full) - size
+        self._rows = min(self._rows + passed * self.rows_per_s, self.rows_per_s * full) - rows
+        short = max(-self._bytes / self.bytes_per_s, -self._rows / self.rows_per_s)
         if short > 0:
             if not self.flooding:
                 self._since, self._seen_bytes, self._seen_rows = now, 0, 0
@@ -55,14 +53,14 @@ class Allowance:
 
     @property
     def flooding(self) -> bool:
-        return self._held_at is not None and self._clock() - self._held_at < CALM_S
+        return self._held_at is not None and self.clock() - self._held_at < CALM_S
 
     def message(self) -> str:
         """What it sends and what is read, or ""."""
         if not self.flooding:
             return ""
-        seconds = max(self._clock() - self._since, 1.0)
+        seconds = max(self.clock() - self._since, 1.0)
         megabytes, rows = self._seen_bytes / seconds / 1e6, self._seen_rows / seconds
-        limit = f"{self._rows_per_s:,.0f} rows/s or {self._bytes_per_s / 1e6:.1f} MB/s"
+        limit = f"{self.rows_per_s:,.0f} rows/s or {self.bytes_per_s / 1e6:.1f} MB/s"
         read = f"{rows:,.0f} rows/s and {megabytes:.1f} MB/s are read, the rest waits"
         return f"sends more than {limit}; {read}"

@@ -4,32 +4,29 @@ by all consoles at once."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 
+@dataclass(eq=False)
 class Backoff:
-    def __init__(
-        self,
-        uniform: Callable[[float, float], float],
-        first_s: float = 0.5,
-        most_s: float = 30.0,
-        healthy_s: float = 30.0,
-    ) -> None:
-        self._uniform = uniform
-        self._first_s = first_s
-        self._most_s = most_s
-        self._healthy_s = healthy_s
+    uniform: Callable[[float, float], float]
+    first_s: float = 0.5
+    most_s: float = 30.0
+    healthy_s: float = 30.0
+
+    def __post_init__(self) -> None:
         self.attempts = 0
 
     def wait_s(self) -> float:
         """Seconds before the next attempt. Never less than a tenth of the bound, or a server that
         refuses at once would be asked in a tight loop."""
-        bound = min(self._most_s, self._first_s * 2.0 ** min(self.attempts, 20))
+        bound = min(self.most_s, self.first_s * 2.0 ** min(self.attempts, 20))
         self.attempts += 1
-        return self._uniform(bound / 10, bound)
+        return self.uniform(bound / 10, bound)
 
     def lived(self, seconds: float) -> None:
         """The last connection held this long; a healthy one forgets the failures before it."""
-        if seconds >= self._healthy_s:
+        if seconds >= self.healthy_s:
             self.attempts = 0
 
     def reset(self) -> None:

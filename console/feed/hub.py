@@ -9,18 +9,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 from grpc import aio
 
-from console.feed import deeds as doing
-from console.feed import faults
+from console.feed import action_calls, faults
 from console.feed.allowance import Allowance
 from console.feed.backoff import Backoff
 from console.feed.decode import RowRefused, build, event
 from console.feed.link import FeedPosition, ServerLink
-from console.state import deeds
+from console.state import action_kinds
 from console.state.access import ConnectionAccess
 from console.state.domain import Action, Link, ReceivedRow
 from console.state.query_types import Searched, SearchServers
@@ -45,24 +45,18 @@ class RowSink(Protocol):
     def set_offset(self, server: str, offset_ms: float) -> None: ...
 
 
+@dataclass(eq=False)
 class Hub:
     """`changed` is called from this thread whenever a link changes."""
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        access: ConnectionAccess,
-        sink: RowSink,
-        changed: Callable[[], None],
-        known: Mapping[str, FeedPosition] | None = None,
-        allowance: Callable[[], Allowance] = Allowance,
-    ) -> None:
-        self._allowance = allowance
-        self._access = access
-        self._sink = sink
-        self._changed = changed
-        self._known = dict(known or {})
-        self._addresses = tuple(addresses)
+    addresses: Sequence[str]
+    access: ConnectionAccess
+    sink: RowSink
+    changed: Callable[[], None]
+    known: Mapping[str, FeedPosition] = field(default_factory=dict)
+    allowance: Callable[[], Allowance] = Allowance
+
+    def __post_init__(self) -> None:
         self._links: dict[str, ServerLink] = {}
         self._states: dict[str, Link] = {}
         self._offsets: dict[str, float] = {}  # as the sink got them, ms
@@ -122,30 +116,30 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         tasks = []
-        for address in self._addresses:
+        for address in self.addresses:
             link = ServerLink(
                 address,
-                self._access,
+                self.access,
                 self._put,
                 self._link_changed,
                 Backoff(random.uniform),
-                self._known.get(address, FeedPosition()),
-                allowance=self._allowance(),
+                self.known.get(address, FeedPosition()),
+                allowance=self.allowance(),
             )
             self._links[address] = link
             self._states[address] = link.link
             tasks.append(asyncio.create_task(link.run(), name=f"link {address}"))
         self._started.set()
-        self._changed()
+        self.changed()
         await self._stop.wait()
         for task in (*tasks, *self._calls):
             task.cancel()
         await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
 
     async def _put(self, events: Sequence[ReceivedRow]) -> None:
-        while self._sink.backlog > MOST_BACKLOG:  # noqa: ASYNC110 - the disk raises no event
+        while self.sink.backlog > MOST_BACKLOG:  # noqa: ASYNC110 - the disk raises no event
             await asyncio.sleep(0.05)
-        self._sink.put(events)
+        self.sink.put(events)
 
     def _link_changed(self, link: Link) -> None:
         self._states[link.address] = link
@@ -154,8 +148,8 @@ class Hub:
         real = link.heard_s and link.simulated is None
         if real and self._offsets.get(link.address) != link.offset_ms:
             self._offsets[link.address] = link.offset_ms
-            self._sink.set_offset(link.address, link.offset_ms)
-        self._changed()
+            self.sink.set_offset(link.address, link.offset_ms)
+        self.changed()
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -178,15 +172,15 @@ class Hub:
 
         async def ask() -> None:
             try:
-                done(await doing.bundles(server, self._access, actor, wanted), "")
-            except (doing.DeedRefused, OSError) as error:
+                done(await action_calls.bundles(server, self.access, actor, wanted), "")
+            except (action_calls.ActionRefused, OSError) as error:
                 done([], sanitized(str(error), 300))
 
         self._call(lambda: self._spawn(ask()))
 
     async def _act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
-        if action.kind in deeds.DEEDS:
-            done(action, *await doing.perform(action, self._access))
+        if action.kind in action_kinds.KINDS:
+            done(action, *await action_calls.perform(action, self.access))
             return
         stub = self._stub(action.server)
         if stub is None:
@@ -225,7 +219,7 @@ class Hub:
     async def _annotate(self, stub: observe_pb2_grpc.ObserveStub, action: Action) -> None:
         """By the server's clock; and as the server answers it, without waiting for the watch."""
         link = self._links[action.server]
-        identity, *times = action.target.split(deeds.LABEL)
+        identity, *times = action.target.split(action_kinds.LABEL)
         request = observe_pb2.AnnotateRequest(
             id=identity, text=action.note, actor=action.actor, remove=action.undo
         )
@@ -234,7 +228,7 @@ class Hub:
             request.at_unix_ms, request.to_unix_ms = (int(int(at) + ahead_ms) for at in times)
         row = await stub.Annotate(request, timeout=CALL_S, metadata=link.metadata())
         note = build(AnnotationRow, row)
-        self._sink.put([ReceivedRow(action.server, 0, "", time.time() * 1000, note)])
+        self.sink.put([ReceivedRow(action.server, 0, "", time.time() * 1000, note)])
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
         """The alert and the silence as the server answers them, without waiting for the watch."""
@@ -244,7 +238,7 @@ class Hub:
             rows.append(build(AlertRow, answer.alert))
         if answer.HasField("silence") and answer.silence.id:
             rows.append(build(SilenceRow, answer.silence))
-        self._sink.put([ReceivedRow(server, 0, "", now_ms, row) for row in rows])
+        self.sink.put([ReceivedRow(server, 0, "", now_ms, row) for row in rows])
 
     async def _fetch(
         self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
@@ -288,7 +282,7 @@ class Hub:
                 continue
             if row is not None:
                 rows.append(row)
-        self._sink.put(rows)
+        self.sink.put(rows)
         return len(rows), why
 
     async def _samples(

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 import grpc
 from grpc import aio
@@ -45,30 +46,25 @@ class FeedPosition:
     heard_ms: float = 0.0
 
 
+@dataclass(eq=False)
 class ServerLink:
     """`sink` takes rows and may wait, which is the back-pressure. `changed` gets every `Link`."""
 
-    def __init__(
-        self,
-        address: str,
-        access: ConnectionAccess,
-        sink: Callable[[Sequence[ReceivedRow]], Awaitable[None]],
-        changed: Callable[[Link], None],
-        backoff: Backoff,
-        known: FeedPosition = FeedPosition(),
-        clock: Callable[[], float] = time.time,
-        allowance: Allowance | None = None,
-    ) -> None:
-        self._allowance = Allowance() if allowance is None else allowance
+    address: str
+    access: ConnectionAccess
+    sink: Callable[[Sequence[ReceivedRow]], Awaitable[None]]
+    changed: Callable[[Link], None]
+    backoff: Backoff
+    known: FeedPosition = FeedPosition()
+    clock: Callable[[], float] = time.time
+    allowance: Allowance = field(default_factory=Allowance)
+
+    def __post_init__(self) -> None:
         self.link = Link(
-            address=address, since_s=clock(), plaintext=reach.unprotected(address, access)
+            address=self.address,
+            since_s=self.clock(),
+            plaintext=reach.unprotected(self.address, self.access),
         )
-        self._access = access
-        self._sink = sink
-        self._changed = changed
-        self._backoff = backoff
-        self._known = known
-        self._clock = clock
         self._offset = ClockOffset()
         self._now = asyncio.Event()
         self._stub: observe_pb2_grpc.ObserveStub | None = None
@@ -80,11 +76,11 @@ class ServerLink:
             began = time.monotonic()
             why = "the server closed the stream"
             try:
-                async with reach.open_channel(self.link.address, self._access) as channel:
+                async with reach.open_channel(self.link.address, self.access) as channel:
                     await self._session(channel)
             except aio.AioRpcError as error:
                 why = faults.phrase(error)
-                why += reach.refused(str(error.details()), self._access)
+                why += reach.refused(str(error.details()), self.access)
             except (OSError, ValueError) as error:
                 why = sanitized(str(error), 300)
             except Exception:
@@ -92,11 +88,11 @@ class ServerLink:
                 log.exception("link to %s failed; trying again", self.link.address)
                 why = "internal error of the console; see its log"
             self._stub = None
-            self._backoff.lived(time.monotonic() - began)
+            self.backoff.lived(time.monotonic() - began)
             await self._pause(why)
 
     def retry_now(self) -> None:
-        self._backoff.reset()
+        self.backoff.reset()
         self._now.set()
 
     @property
@@ -105,12 +101,12 @@ class ServerLink:
         return self._stub
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        return reach.metadata(self._access)
+        return reach.metadata(self.access)
 
     async def _pause(self, why: str) -> None:
-        wait_s = self._backoff.wait_s()
+        wait_s = self.backoff.wait_s()
         # Two quick attempts are a blink, not a loss: no red flash for a restart.
-        state = "reconnecting" if self._backoff.attempts <= 2 else "lost"
+        state = "reconnecting" if self.backoff.attempts <= 2 else "lost"
         self._change(state=state, detail=why)
         self._now.clear()
         try:
@@ -123,12 +119,12 @@ class ServerLink:
     async def _session(self, channel: aio.Channel) -> None:
         stub = observe_pb2_grpc.ObserveStub(channel)  # type: ignore[no-untyped-call]
         first = await self._measure(stub)
-        held = self._known if first.instance == self._known.instance else FeedPosition()
+        held = self.known if first.instance == self.known.instance else FeedPosition()
         await self._take([first])
         self._stub = stub
         self._change(state="catching up", detail="", instance=sanitized(first.instance, 100))
         if not held.cursor and self._hole_ms is None:
-            self._hole_ms = self._known.heard_ms
+            self._hole_ms = self.known.heard_ms
         watch = asyncio.ensure_future(self._watch(stub, held))
         tasks: set[asyncio.Future[None]] = {
             watch,
@@ -141,13 +137,13 @@ class ServerLink:
 
     async def _measure(self, stub: observe_pb2_grpc.ObserveStub) -> observe_pb2.WatchEvent:
         """One snapshot, timed: its round trip gives the clock offset."""
-        sent = self._clock() * 1000
+        sent = self.clock() * 1000
         request = observe_pb2.WatchRequest(once=True)
         found: observe_pb2.WatchEvent | None = None
         async for message in stub.Watch(request, timeout=CALL_S, metadata=self.metadata()):
             if found is None:
                 found = message
-                self._offset.add(sent, message.server_unix_ns / 1e6, self._clock() * 1000)
+                self._offset.add(sent, message.server_unix_ns / 1e6, self.clock() * 1000)
         if found is None:
             raise ValueError("the server sent no snapshot")
         if not found.snapshot.simulated_speed > 0:
@@ -162,7 +158,7 @@ class ServerLink:
 
     async def _history(self, stub: observe_pb2_grpc.ObserveStub, hole_ms: float) -> None:
         """Fill the hole since this server was last heard; a cursor of another life cannot."""
-        now_ms = self._clock() * 1000
+        now_ms = self.clock() * 1000
         from_ms = max(hole_ms - 60_000, now_ms - HISTORY_S * 1000)
         if self.link.simulated is not None:
             # A hole in our time is of any length in the server's: all that it plays is asked for.
@@ -192,7 +188,7 @@ class ServerLink:
         """The worst slices are searched on demand; a server without them is not broken."""
         while True:
             simulated = self.link.simulated is not None
-            now_ms = int(self._server_ms() if simulated else self._clock() * 1000)
+            now_ms = int(self._server_ms() if simulated else self.clock() * 1000)
             since_ms = now_ms - int(HISTORY_S * 1000)
             request = observe_pb2.SlicesRequest(from_unix_ms=since_ms, limit=MOST_SLICES)
             try:
@@ -238,9 +234,9 @@ class ServerLink:
         """Decode, refuse what cannot be true, hand the rest on, and remember where we are."""
         if not messages:
             return
-        now_ms = self._clock() * 1000
+        now_ms = self.clock() * 1000
         sizes = sum(message.ByteSize() for message in messages)
-        wait_s = self._allowance.wait_s(len(messages), sizes)
+        wait_s = self.allowance.wait_s(len(messages), sizes)
         events: list[ReceivedRow] = []
         refused, why = self.link.refused_rows, self.link.refused_why
         last = messages[-1]
@@ -250,7 +246,7 @@ class ServerLink:
                 # It may be newer than the rows sent so far: resuming from it would skip them.
                 message.cursor = 0
             if message.cursor:
-                self._known = FeedPosition(sanitized(message.instance, 100), message.cursor, now_ms)
+                self.known = FeedPosition(sanitized(message.instance, 100), message.cursor, now_ms)
             if self._hole_ms is not None:
                 # Not remembered on disk before the hole is filled: a console that ends now must
                 # ask for it again.
@@ -262,7 +258,7 @@ class ServerLink:
                 continue
             if found is not None:
                 events.append(found)
-        await self._sink(events)
+        await self.sink(events)
         behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
         if self.link.simulated is not None:
             behind_ms = 0.0  # its clock runs away from ours with every row
@@ -275,7 +271,7 @@ class ServerLink:
             heard_s=now_ms / 1000,
             refused_rows=refused,
             refused_why=why,
-            flood=self._allowance.message(),
+            flood=self.allowance.message(),
         )
         if wait_s:
             await asyncio.sleep(wait_s)
@@ -291,14 +287,14 @@ class ServerLink:
     def _server_ms(self) -> float:
         """Its time now, by the clock that dates its rows."""
         shown = self.link.simulated
-        now_s = self._clock()
+        now_s = self.clock()
         return (shown.now_s(now_s) if shown is not None else now_s) * 1000
 
     def _change(self, **changes: object) -> None:
         if changes.get("state", self.link.state) != self.link.state:
-            changes["since_s"] = self._clock()
+            changes["since_s"] = self.clock()
         self.link = dataclasses.replace(self.link, **changes)  # type: ignore[arg-type]
-        self._changed(self.link)
+        self.changed(self.link)
 
 
 async def _until_done(main: asyncio.Future[None], tasks: set[asyncio.Future[None]]) -> None:

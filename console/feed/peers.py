@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 from console.feed import faults
-from console.state import deeds
+from console.state import action_kinds
 from console.state.sanitize import sanitized
 from proto import (  # fmt: skip
     admin_pb2,
@@ -25,7 +25,7 @@ LONGEST_S = 3600.0  # a rehearsal of 500 payloads
 UNSURE = "no answer in time; it may have happened: look at the events of the server"
 
 
-class DeedRefused(Exception):
+class ActionRefused(Exception):
     """Nothing happened, or all went back; the message is for the person who asked."""
 
 
@@ -79,10 +79,10 @@ class Peer:
         return self.name or self.address
 
 
-def refused(error: aio.AioRpcError, deed: deeds.Deed) -> str:
+def refused(error: aio.AioRpcError, kind: action_kinds.ActionKind) -> str:
     """Why, as a sentence; never gRPC's own text."""
     if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
-        return deeds.refusal(deed, sanitized(str(error.details()), 200))
+        return action_kinds.refusal(kind, sanitized(str(error.details()), 200))
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UNSURE
     return faults.phrase(error)

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from console.state.units import Z95, milliseconds, percent
+from console.state.units import Z95, milliseconds, percent, percent_of
 
 LEAST = 0.05  # explains, or moves its share by, less: not listed
 NEW_LEAST = 20  # rows after of a client or a slice that is called new
@@ -198,13 +198,19 @@ def _finding(of: Measured, group: Group) -> Explained | None:
     share = _share_text(group, before, after)
     bad = f"{percent(counts.before)} → {percent(counts.after)}"
     rows = f"{counts.rows_before:,.0f} → {counts.rows_after:,.0f}"
-    text = f"{share} of the rows; {of.measure} {bad} (n {rows})"
+    text = f"{share} of the rows; {of.measure} {_both(counts)} (n {rows})"
     if not counts.rows_after and not counts.rows_before:
         share, bad, rows, text = "", "", "0", "no rows of it in either window"
     place = (group.panel, group.key, group.at_s)
     return Explained(
         group.what, group.of, of.measure, value, before, after, text, *place, share, bad, rows
     )
+
+
+def _both(counts: BadCounts) -> str:
+    """The bad shares before and after, and where each lies with 95 %."""
+    before = percent_of(counts.before, counts.rows_before)
+    return f"{before} → {percent_of(counts.after, counts.rows_after)}"
 
 
 def _share_text(group: Group, before: float, after: float) -> str:
@@ -252,8 +258,7 @@ def _sentence(one: Measured) -> str:
     if not whole.rows_before or not whole.rows_after:
         which = "before" if not whole.rows_before else "in the window"
         return f"{one.measure} {one.note}: no rows {which}, nothing to compare ({n})"
-    shares = f"{percent(whole.before)} → {percent(whole.after)}"
-    text = f"{one.measure} {one.note}: {shares} ({n})"
+    text = f"{one.measure} {one.note}: {_both(whole)} ({n})"
     if whole.rose:
         return text
     return f"{text}: {'within chance' if abs(whole.z) <= CHANCE_Z else 'it fell'}"

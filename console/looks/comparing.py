@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from console.looks.changes import CHANCE_Z, BadCounts
-from console.state.units import UNKNOWN, milliseconds, percent, quantity, thousands
+from console.state.units import UNKNOWN, milliseconds, percent_of, quantity, thousands
 
 KINDS = ("servers", "stamps", "windows")
 LEAST_APART = 0.005  # of two numbers; nearer ones are the same
@@ -113,7 +113,7 @@ def _shared(name: str, here: Mapping[str, Share], there: Mapping[str, Share]) ->
 
 
 def _with_n(share: Share) -> str:
-    return f"{percent(share.value)} n {thousands(round(share.of))}"
+    return f"{percent_of(share.value, share.of)} n {thousands(round(share.of))}"
 
 
 def _ratio(a: float, b: float) -> str:

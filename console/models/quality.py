@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from console.models.cells import Cell, TableColumn, mono, number_column
 from console.state.dashboard import QualityLine
-from console.state.units import duration, share, share_of
+from console.state.units import Z95, duration, points_of, share, share_of, wilson
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
 
-GAP = "realised minus estimated, on the labelled rows"
+GAP = (
+    "realised minus estimated in points, on the {n:,} answers with a true label; in brackets where "
+    "it lies with 95 %"
+)
 N_LABELLED = "of {n:,} answers with a true label; in brackets where it lies with 95 %"
+N_ECE = "of {n:,} answers with a true label, and how far chance alone moves it in 95 of 100 cases"
+LEAST_GAP = -0.05  # of accuracy; less is not worth a colour
 N_ALL = "of {n:,} answers; in brackets where it lies with 95 %, or nearer"
 
 
@@ -46,11 +52,8 @@ def _merge(rows: Sequence[QualityRow]) -> QualityRow:
         for i in range(bins)
     )
     same = [r for r in rows if r.labels == best.labels and len(r.confusion) == len(best.confusion)]
-    return QualityRow(
-        bucket_unix_s=best.bucket_unix_s,
-        width_s=best.width_s,
-        stamp=best.stamp,
-        slice=best.slice,
+    return replace(
+        best,
         predictions=sum(row.predictions for row in rows),
         labelled=sum(row.labelled for row in rows),
         accuracy=_mean(rows, "accuracy", "labelled"),
@@ -60,9 +63,7 @@ def _merge(rows: Sequence[QualityRow]) -> QualityRow:
         ece=_mean(rows, "ece", "labelled"),
         median_label_delay_s=_mean(rows, "median_label_delay_s", "labelled"),
         reliability=reliability,
-        labels=best.labels,
         confusion=tuple(sum(parts) for parts in zip(*(r.confusion for r in same), strict=True)),
-        value_unit=best.value_unit,
         estimated_accuracy_labelled=_mean(rows, "estimated_accuracy_labelled", "labelled"),
     )
 
@@ -76,11 +77,12 @@ def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
 
 def slice_columns() -> tuple[TableColumn, ...]:
     def gap(row: QualityRow) -> Cell:
-        difference = row.accuracy - row.estimated_accuracy_labelled
-        odd = difference < -0.05
-        text = "+" if difference > 0 else ""
-        tip = N_LABELLED.format(n=row.labelled).partition(";")[0]
-        return mono(text + share(difference), "warning" if odd else "dim", tip=tip)
+        """The estimate of these rows is what the model stated: it has no error of its own."""
+        known = row.estimated_accuracy_labelled
+        surely_below = wilson(row.accuracy * row.labelled, row.labelled)[1] < known
+        odd = row.accuracy - known < LEAST_GAP and surely_below
+        text = points_of(row.accuracy, known, row.labelled)
+        return mono(text, "warning" if odd else "dim", tip=GAP.format(n=row.labelled))
 
     def labelled(row: QualityRow) -> Cell:
         part = row.labelled / row.predictions if row.predictions else math.nan
@@ -105,20 +107,33 @@ def slice_columns() -> tuple[TableColumn, ...]:
         return mono(_money(row.value_per_1000, row.value_unit), "text", tip=tip)
 
     def ece(row: QualityRow) -> Cell:
-        tip = f"of {row.labelled:,} answers with a true label"
-        return mono(f"{row.ece:.3f}" if row.ece == row.ece else "–", tip=tip)
+        tip = N_ECE.format(n=row.labelled)
+        return mono(f"{row.ece:.3f} ±{ece_error(row):.3f}" if row.ece == row.ece else "–", tip=tip)
+
+    def delay(row: QualityRow) -> Cell:
+        tip = f"the median of {row.labelled:,} answers with a true label"
+        return mono(duration(row.median_label_delay_s), tip=tip)
 
     return (
         TableColumn("slice", lambda r: Cell(r.slice or "all", mono=True), 0, least=84),
         number_column("labelled", labelled, 134),
         number_column("realised", realised, 126),
         number_column("estimated", expected, 126, spare=1),
-        number_column("difference", gap, 78, spare=3, tip=GAP),
+        number_column("difference", gap, 126, spare=3),
         number_column("value/1000", value, 92, spare=2),
         number_column("estimated", estimate, 92, spare=6),
-        number_column("delay", lambda r: mono(duration(r.median_label_delay_s)), 64, spare=4),
-        number_column("ECE", ece, 56, spare=5),
+        number_column("delay", delay, 64, spare=4),
+        number_column("ECE", ece, 98, spare=5),
     )
+
+
+def ece_error(row: QualityRow) -> float:
+    """Half of the 95 % interval of the calibration error: the rows of a bin are right by chance as
+    often as they state, so the error of a bin of n rows has the variance n c (1 - c)."""
+    means = ((found.n, found.sum_confidence / found.n) for found in row.reliability if found.n)
+    variance = sum(n * max(c * (1 - c), 0.0) for n, c in means)
+    labelled = sum(found.n for found in row.reliability)
+    return Z95 * math.sqrt(variance) / labelled if labelled else math.nan
 
 
 def worst_by_expression(
@@ -141,18 +156,28 @@ def worst_columns() -> tuple[TableColumn, ...]:
     def error(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
         loud = "critical" if row.error > 2 * max(row.error_elsewhere, 1e-9) else "text"
-        return Cell(share_of(row.error, row.support), loud, mono=True)
+        tip = f"of {row.support:,} rows; in brackets where it lies with 95 %"
+        return Cell(share_of(row.error, row.support), loud, mono=True, tip=tip)
 
     def elsewhere(pair: tuple[str, SliceRow]) -> Cell:
         row = pair[1]
-        others = row.support / row.share - row.support if row.share > 0 else 0
-        return mono(share_of(row.error_elsewhere, others))
+        others = _rows_of_all(row) - row.support
+        tip = f"of {others:,.0f} rows; in brackets where it lies with 95 %"
+        return mono(share_of(row.error_elsewhere, others), tip=tip)
+
+    def part(pair: tuple[str, SliceRow]) -> Cell:
+        return mono(share(pair[1].share), tip=f"of {_rows_of_all(pair[1]):,.0f} rows")
 
     return (
         TableColumn("worst slice", message, 0, least=210),
         number_column("error", error, 126, order=lambda pair: pair[1].error),
         number_column("elsewhere", elsewhere, 126, spare=2),
         number_column("rows", lambda p: mono(f"{p[1].support:,}"), 62, spare=1),
-        number_column("share", lambda p: mono(share(p[1].share)), 66, spare=3),
+        number_column("share", part, 66, spare=3),
         TableColumn("filter", lambda p: mono(p[1].expression), 220, spare=4),
     )
+
+
+def _rows_of_all(row: SliceRow) -> float:
+    """Those among which the slice was found."""
+    return row.support / row.share if row.share > 0 else 0.0

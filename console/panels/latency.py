@@ -148,7 +148,8 @@ class LatencyPanel(Panel):
         seconds = (
             board.view.brush[1] - board.view.brush[0] if board.view.brush else board.view.window_s
         )
-        legend.append((f"{found.requests / max(seconds, 1):,.0f} req/s", "dim"))
+        rate = f"{found.requests / max(seconds, 1):,.0f} req/s"
+        legend += [(f"n {found.requests:,}", "dim"), (rate, "dim")]
         age = board.made_s - found.newest_s
         if age > max(3 * found.width_s, 10) and board.view.live:
             legend.append((f"last data {duration(age)} ago", "warning"))
@@ -197,12 +198,14 @@ class LatencyPanel(Panel):
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         found = self.board.latency if self.board is not None else None
-        head = ["unix_s", "p50_ms", "p95_ms", "p99_ms", "requests_per_s", "error_share"]
+        head = ["unix_s", "p50_ms", "p95_ms", "p99_ms", "requests", "requests_per_s"]
+        head.append("error_share")
         head += [f"{stage}_ms" for stage in STAGES]
         if found is None:
             return head, []
         table = np.vstack(
-            [found.starts, found.p50, found.p95, found.p99, found.rate, found.errors, found.stages]
+            [found.starts, found.p50, found.p95, found.p99, found.served, found.rate]
+            + [found.errors, found.stages]
         ).T
         return head, [
             [f"{row[0]:.1f}", *("" if v != v else f"{v:.6g}" for v in row[1:])] for row in table

@@ -8,13 +8,19 @@ import math
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter
 
-from console.models.quality import merged, slice_columns, worst_by_expression, worst_columns
+from console.models.quality import (
+    ece_error,
+    merged,
+    slice_columns,
+    worst_by_expression,
+    worst_columns,
+)
 from console.models.table import RowsModel
 from console.panels.frame import Panel
 from console.plots.quality_charts import Calibration, QualityTrend
 from console.plots.style import Style
 from console.state.dashboard import Board
-from console.state.units import duration
+from console.state.units import duration, wilson
 from server.telemetry.rows import QualityRow, SliceRow
 
 NO_QUALITY = "no quality data yet: it needs predictions, and labels sent by Feedback"
@@ -87,8 +93,17 @@ class QualityPanel(Panel):
     def as_table(self) -> tuple[list[str], list[list[str]]]:
         names = ["slice", "bucket_unix_s", "predictions", "labelled", "accuracy"]
         names += ["estimated_accuracy", "value_per_1000", "estimated_value_per_1000", "ece"]
-        return names, [
-            [str(getattr(row, name)) for name in names]
+        bounds = ["accuracy_low", "accuracy_high", "estimated_low", "estimated_high", "ece_error"]
+        return [*names, *bounds], [
+            [*(str(getattr(row, name)) for name in names), *map(str, _bounds(row))]
             for rows in self._rows.values()
             for row in rows
         ]
+
+
+def _bounds(row: QualityRow) -> list[float]:
+    """The 95 % interval of both accuracies, and half that of the calibration error."""
+    found: list[float] = []
+    for value, n in ((row.accuracy, row.labelled), (row.estimated_accuracy, row.predictions)):
+        found += wilson(value * n, n) if value == value else (math.nan, math.nan)
+    return [*found, ece_error(row)]

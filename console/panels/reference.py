@@ -12,12 +12,14 @@ from PySide6.QtWidgets import QWidget
 
 from console.panels.frame import Panel
 from console.plots import paint
-from console.plots.scale import scale_top
+from console.plots.scale import caption, scale_top
 from console.plots.style import Style
 from console.state.dashboard import Board, ReferenceComparison
 from console.state.timetext import clock_text
 from console.state.units import number as number_text
-from console.state.units import share, unit_text
+from console.state.units import share, share_of, unit_text
+
+FIGURES = 150.0  # pixels of the figures at the end of a bar
 
 
 class Densities(QWidget):
@@ -100,7 +102,7 @@ class Densities(QWidget):
         up: tuple[float, float],
         unit: str,
     ) -> None:
-        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        theme, px = self._style.theme, self._style.px
         top, step = up
         for number in range(int(round(top / step)) + 1):
             y = area.bottom() - number * step / top * area.height()
@@ -108,7 +110,9 @@ class Densities(QWidget):
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             text = number_text(number * step)
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, place, text, paint.RIGHT)
+        named = f"density, 1/{unit}" if unit else "density"
+        caption(painter, self._style, area, [(named, "dim")])
         low, high = across
         _, step = scale_top(high - low)
         value = math.ceil(low / step) * step
@@ -117,27 +121,28 @@ class Densities(QWidget):
             place = QRectF(x - px(40), area.bottom() + 3, px(80), px(16))
             text = number_text(0 if abs(value) < step / 1e6 else value, 4)
             text = f"{text} {unit}".strip() if value + step > high else text
-            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
+            self._style.axis_text(painter, place, text, paint.CENTRE)
             value += step
 
     def _bars(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
         theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
         count = len(found.labels)
         most = max(float(found.reference.max()), float(found.live.max()), 1e-9)
-        height = min(area.height() / count, px(40))
+        height, room = min(area.height() / count, px(40)), px(FIGURES)
         for number, label in enumerate(found.labels):
             y = area.top() + number * height
             place = QRectF(px(4), y, area.left() + px(20), height)
-            paint.text(painter, place, label, theme.color("dim"), font, paint.RIGHT)
-            width = (area.width() - px(90)) / most
+            self._style.axis_text(painter, place, label, paint.RIGHT)
+            width = (area.width() - px(30) - room) / most
             left = area.left() + px(30)
             live = QRectF(left, y + 3, found.live[number] * width, height - 6)
             painter.fillRect(live, theme.color("live"))
             painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
             box = QRectF(left, y + 3, found.reference[number] * width, height - 6)
             painter.drawRect(box)
-            text = f"{share(found.live[number])} ({share(found.reference[number])})"
-            place = QRectF(area.right() - px(110), y, px(108), height)
+            live_text = share_of(float(found.live[number]), found.n_live)
+            text = f"{live_text} ┄ {share(found.reference[number])}"
+            place = QRectF(area.right() - room, y, room - px(2), height)
             paint.text(painter, place, text, theme.color("text"), font, paint.RIGHT)
 
 

@@ -15,9 +15,8 @@ from console.plots.scale import caption, column_at, scale_top
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 from console.state.dashboard import LatencyColumns
-from console.state.units import milliseconds
+from console.state.units import milliseconds, percent_of
 from console.state.units import number as number_text
-from console.state.units import share as share_text
 from server.telemetry.outputs import STAGES
 
 NAME_PIXELS = 14.0  # between the names at the ends of lines
@@ -54,7 +53,6 @@ class LinePlot(TimePlot):
         self, painter: QPainter, area: QRectF, top: float, step: float, unit: str
     ) -> None:
         theme, px = self.ui_style.theme, self.ui_style.px
-        font = self.ui_style.small_number_font
         for number in range(int(round(top / step)) + 1):
             value = number * step
             y = area.bottom() - value / top * area.height()
@@ -66,7 +64,7 @@ class LinePlot(TimePlot):
                 f" {unit}" if number == round(top / step) else ""
             )
             if y > area.top() + 4 or number:
-                paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+                self.ui_style.axis_text(painter, place, text, paint.RIGHT)
 
     def line_names(
         self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
@@ -154,14 +152,7 @@ class Percentiles(LinePlot):
         if highest > self._top:
             place = QRectF(area.right() - px(160), area.top(), px(154), px(14))
             text = f"↑ {milliseconds(highest)}"
-            paint.text(
-                painter,
-                place,
-                text,
-                theme.color("dim"),
-                self.ui_style.small_number_font,
-                paint.RIGHT,
-            )
+            self.ui_style.axis_text(painter, place, text, paint.RIGHT)
         if not found.slo_ms:
             return
         y = area.bottom() - found.slo_ms / self._top * area.height()
@@ -190,7 +181,8 @@ class Percentiles(LinePlot):
                 for n, (name, values) in enumerate(found.split)
             ]
         rate = found.rate[index]
-        served = f"{rate:,.0f} req/s" if rate == rate else "no requests"
+        n = f"n {found.served[index]:,.0f}, {rate:,.0f} req/s"
+        served = n if rate == rate else "no requests"
         return [
             (f"p50 {milliseconds(found.p50[index])}", "p50"),
             (f"p95 {milliseconds(found.p95[index])}", "p95"),
@@ -223,7 +215,9 @@ class Throughput(LinePlot):
         if found is None or index < 0:
             return ()
         share = found.errors[index]
-        errors = f"errors {share_text(share, 2)}" if share == share else "no requests"
+        n = found.served[index]
+        known = f"errors {percent_of(share, n)} n {n:,.0f}"
+        errors = known if share == share else "no requests"
         return [(f"{found.rate[index]:,.0f} req/s", "p95"), (errors, "critical")]
 
 

@@ -16,6 +16,8 @@ from console.plots.scale import caption, column_at
 from console.plots.style import Style
 from console.plots.timeplot import TimePlot
 
+MARKS_MS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+
 
 class HeatMap(TimePlot):
     """Every column is scaled by its own largest bucket, so that a change of traffic does not look
@@ -64,16 +66,14 @@ class HeatMap(TimePlot):
 
     def _labels(self, painter: QPainter, area: QRectF) -> None:
         theme, px = self.ui_style.theme, self.ui_style.px
-        for value in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000):
-            y = self.y_of(value)
-            if not area.top() + px(6) < y < area.bottom() - px(4):
-                continue
+        marks = [(value, self.y_of(value)) for value in MARKS_MS]
+        seen = [mark for mark in marks if area.top() + px(6) < mark[1] < area.bottom() - px(4)]
+        for value, y in seen:
             painter.setPen(QPen(theme.color("border"), 1))
             painter.drawLine(QPointF(area.left() - 3, y), QPointF(area.left(), y))
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
-            text = f"{value} ms" if value == 100 else f"{value}"
-            font = self.ui_style.small_number_font
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            text = f"{value} ms" if value == seen[-1][0] else f"{value}"
+            self.ui_style.axis_text(painter, place, text, paint.RIGHT)
         slo = self.board.latency.slo_ms if self.board and self.board.latency else 0
         if slo:
             painter.setPen(QPen(theme.color("critical", 150), 1, Qt.PenStyle.DashLine))

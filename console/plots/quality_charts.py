@@ -37,7 +37,7 @@ class QualityTrend(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        theme, px = self._style.theme, self._style.px
         wide, high = max(self.width() - px(72), 10), max(self.height() - px(30), 10)
         area = QRectF(px(60), px(8), wide, high)
         if not self.rows:
@@ -46,8 +46,8 @@ class QualityTrend(QWidget):
             return
         times = np.array([row.bucket_unix_s + row.width_s / 2 for row in self.rows])
         lines = [np.array([getattr(row, name) for row in self.rows]) for name in self._fields]
-        band = self._band(lines[0])
-        known = np.concatenate([*lines, *band])
+        bands = self._bands(lines)
+        known = np.concatenate([*lines, *(side for band in bands for side in band)])
         known = known[np.isfinite(known)]
         if not len(known):
             return
@@ -64,13 +64,14 @@ class QualityTrend(QWidget):
             if not self._percent and value + step > high:
                 text = f"{text} {self.rows[-1].value_unit}".strip()
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
-            paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, place, text, paint.RIGHT)
             value += step
         span = max(times[-1] - times[0], 1.0)
         xs = area.left() + (times - times[0]) / span * area.width()
         painter.setRenderHint(paint.SMOOTH)
-        self._paint_band(painter, xs, [area.bottom() - (side - low) / (high - low) * area.height()
-                                       for side in band])  # fmt: skip
+        for band, look in zip(bands, (("live", 150, 5.0), ("p50", 255, 1.5)), strict=False):
+            sides = [area.bottom() - (side - low) / (high - low) * area.height() for side in band]
+            self._paint_band(painter, xs, sides, look)
         for values, tone, style in (
             (lines[1], "p50", Qt.PenStyle.DashLine),
             (lines[0], "p99", Qt.PenStyle.SolidLine),
@@ -82,32 +83,41 @@ class QualityTrend(QWidget):
             place = QRectF(xs[index] - px(50), area.bottom() + 3, px(100), px(16))
             place.moveLeft(min(max(place.left(), 0), self.width() - px(100)))
             text = clock_text(times[index], "%d %b %H:%M")
-            paint.text(painter, place, text, theme.color("dim"), font, paint.CENTRE)
+            self._style.axis_text(painter, place, text, paint.CENTRE)
         labelled = sum(row.labelled for row in self.rows)
         every = sum(row.predictions for row in self.rows)
         legend = [(self._name, "text"), (f"━ realised, n {labelled:,}", "p99"),
                   (f"┄ estimated, n {every:,}", "p50")]  # fmt: skip
-        if len(band):
+        if bands:
             legend.append(("■ where it lies with 95 %", "live"))
         caption(painter, self._style, area, legend)
 
-    def _band(self, realised: np.ndarray) -> list[np.ndarray]:
-        """The interval of each share; of a value the spread is not known, so it has none."""
+    def _bands(self, lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """The interval of each share, realised and estimated; of a value the spread is not known,
+        so it has none."""
         if not self._percent:
             return []
-        pairs = [wilson(float(share) * row.labelled, row.labelled) if share == share
-                 else (math.nan, math.nan)
-                 for share, row in zip(realised, self.rows, strict=True)]  # fmt: skip
-        return [np.array(side) for side in zip(*pairs, strict=True)]
+        numbers = ([row.labelled for row in self.rows], [row.predictions for row in self.rows])
+        return [_intervals(shares, n) for shares, n in zip(lines, numbers, strict=True)]
 
-    def _paint_band(self, painter: QPainter, xs: np.ndarray, band: list[np.ndarray]) -> None:
-        if not band:
-            return
-        color = self._style.theme.color("live", 150)
+    def _paint_band(
+        self,
+        painter: QPainter,
+        xs: np.ndarray,
+        band: list[np.ndarray],
+        look: tuple[str, int, float],
+    ) -> None:
+        tone, alpha, wide = look
+        painter.setPen(QPen(self._style.theme.color(tone, alpha), self._style.px(wide)))
         for x, low, high in zip(xs, *band, strict=True):
             if low == low:
-                painter.setPen(QPen(color, self._style.px(5)))
                 painter.drawLine(QPointF(x, low), QPointF(x, high))
+
+
+def _intervals(shares: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
+    pairs = [wilson(float(share) * n, n) if share == share else (math.nan, math.nan)
+             for share, n in zip(shares, numbers, strict=True)]  # fmt: skip
+    return [np.array(side) for side in zip(*pairs, strict=True)]
 
 
 class Calibration(QWidget):
@@ -146,7 +156,7 @@ class Calibration(QWidget):
         title = f"accuracy by confidence, n {labelled:,}"
         paint.text(painter, top, title, theme.color("text"), self._style.small)
         under = QRectF(area.left(), area.bottom() + 3, area.width(), px(16))
-        paint.text(painter, under, "confidence", theme.color("dim"), font, paint.CENTRE)
+        self._style.axis_text(painter, under, "confidence", paint.CENTRE)
         for mark in (0.0, 0.5, 1.0):
             text, color = share(mark, 0), theme.color("dim")
             y = area.bottom() - mark * area.height()
@@ -192,13 +202,9 @@ class Calibration(QWidget):
         for y in range(count):
             place = QRectF(area.left() - px(66), area.top() + y * height, px(60), height)
             text = row.labels[y]
-            paint.text(
-                painter, place, text, theme.color("dim"), style.small_number_font, paint.RIGHT
-            )
+            self._style.axis_text(painter, place, text, paint.RIGHT)
             place = QRectF(area.left() + y * width, area.top() - px(18), width, px(16))
-            paint.text(
-                painter, place, text, theme.color("dim"), style.small_number_font, paint.CENTRE
-            )
+            self._style.axis_text(painter, place, text, paint.CENTRE)
             for x in range(count):
                 box = QRectF(area.left() + x * width, area.top() + y * height, width, height)
                 tone = "accent" if x == y else "warning"

@@ -3,10 +3,11 @@ Lengths in the code of panels are pixels at the usual size; `px` is what they ar
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, Signal
-from PySide6.QtGui import QFont
+from PySide6.QtCore import QObject, QRectF, Qt, Signal
+from PySide6.QtGui import QFont, QPainter
 
 from console.app.theme import DARK, Theme, fonts
+from console.plots import paint
 from console.plots.paint import bold, sized
 
 ZOOMS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
@@ -45,6 +46,12 @@ class Style(QObject):
     def whole(self, pixels: float) -> int:
         """The same as whole pixels, for sizes of widgets and fonts."""
         return max(1, round(pixels * self.zoom))
+
+    def axis_text(
+        self, painter: QPainter, place: QRectF, text: str, flags: Qt.AlignmentFlag = paint.LEFT
+    ) -> None:
+        """A figure or a name beside a plot: small and dim."""
+        paint.text(painter, place, text, self.theme.color("dim"), self.small_number_font, flags)
 
     def use(self, theme: Theme) -> None:
         self.theme = theme

@@ -185,14 +185,7 @@ class TimePlot(TippedWidget):
             if place.left() < area.left() - px(30) or place.right() > self.width():
                 continue
             text = clock_text(moment, form)
-            paint.text(
-                painter,
-                place,
-                text,
-                theme.color("dim"),
-                self.ui_style.small_number_font,
-                paint.CENTRE,
-            )
+            self.ui_style.axis_text(painter, place, text, paint.CENTRE)
 
     def _paint_switches(self, painter: QPainter, area: QRectF) -> None:
         """A thin line where a stamp took traffic, so that before and after can be compared."""

@@ -72,7 +72,7 @@ class Waterfall(TippedWidget):
         for number, (stage, value) in enumerate(zip(STAGES, stages_of(row.timing), strict=True)):
             value = value if value == value else 0.0
             name = QRectF(0, y, names - px(8), line)
-            paint.text(painter, name, stage, theme.color("dim"), font, paint.RIGHT)
+            self._style.axis_text(painter, name, stage, paint.RIGHT)
             left = area.left() + done / total * area.width()
             bar = QRectF(left, y + px(3), max(value / total * area.width(), 1.0), line - px(6))
             painter.fillRect(bar, theme.color(theme.stages[number]))
@@ -84,18 +84,16 @@ class Waterfall(TippedWidget):
         rows = "row" if row.batch_size == 1 else "rows"
         text = f"total {milliseconds(row.timing.total_ms)}, batch of {row.batch_size} {rows}"
         place = QRectF(area.left(), y, self.width() - area.left(), line)
-        paint.text(painter, place, text, theme.color("dim"), font)
+        self._style.axis_text(painter, place, text)
         self._paint_batch_mates(painter, area, y + line, total)
 
     def _paint_batch_mates(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
         """The others, each as one thin bar on the same scale."""
-        theme, font, px = self._style.theme, self._style.small_number_font, self._style.px
+        theme, px = self._style.theme, self._style.px
         line, names = px(ROW), px(NAMES)
         for other in self.batch_mates:
             name = QRectF(0, y, names - px(8), line)
-            paint.text(
-                painter, name, other.prediction_id[:8], theme.color("dim"), font, paint.RIGHT
-            )
+            self._style.axis_text(painter, name, other.prediction_id[:8], paint.RIGHT)
             left = area.left()
             for number, value in enumerate(stages_of(other.timing)):
                 width = (value if value == value else 0.0) / total * area.width()
@@ -104,5 +102,5 @@ class Waterfall(TippedWidget):
                 left += width
             place = QRectF(min(left + px(6), self.width() - px(130)), y, px(130), line)
             text = f"{milliseconds(other.timing.total_ms)} {other.label[:10]}"
-            paint.text(painter, place, text, theme.color("dim"), font)
+            self._style.axis_text(painter, place, text)
             y += line

@@ -13,7 +13,7 @@ from console.state.units import duration
 from server.telemetry.rows import DeployRow
 
 WITHIN_S = 600.0  # from a cause to the first sign of a symptom
-_DEEDS = {
+_CHANGES = {
     "activate": "it activated",
     "rollback": "it went back to",
     "canary": "its canary began with",
@@ -55,11 +55,11 @@ def causes_of(
             found.append(Cause(line.address, line.since_s, f"its {parts_of(line)} changed", True))
     known = {(cause.server, round(cause.at_s)) for cause in found}
     for address, row in deploys:
-        deed = _DEEDS.get(mark_of(row.action))
+        change = _CHANGES.get(mark_of(row.action))
         shift_s = servers[address].link.shift_s if address in servers else 0.0
         at_s = row.at_unix_ms / 1000 - shift_s
-        if deed is not None and (address, round(at_s)) not in known:
-            what = deed if mark_of(row.action) == "death" else f"{deed} {row.stamp[:8]}"
+        if change is not None and (address, round(at_s)) not in known:
+            what = change if mark_of(row.action) == "death" else f"{change} {row.stamp[:8]}"
             found.append(Cause(address, at_s, what))
     return tuple(found)
 

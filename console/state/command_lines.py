@@ -65,7 +65,7 @@ def replay(server: str, prediction_id: str, access: ConnectionAccess) -> str:
     return shlex.join([*parts, *access.server_flags()])
 
 
-def deed(
+def action(
     kind: str,
     servers: Sequence[str],
     target: Sequence[str],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from console.state.domain import Action, Link, ServerSnapshot
+from console.state.domain import Action, ServerRecord
 from console.state.severity import DOUBTFUL
 from server.telemetry.rows import (
     AlertRow,
@@ -50,11 +50,9 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ServerLine:
+class ServerLine(ServerRecord):
     """One server as the fleet panel shows it."""
 
-    link: Link
-    snapshot: ServerSnapshot | None
     severity: str
     state: str
     why: str
@@ -64,16 +62,6 @@ class ServerLine:
     spark: Floats = field(default_factory=lambda: np.zeros(0))
     odd_parts: tuple[str, ...] = ()
     since_s: float = math.nan  # when it came into this state; NaN: it is ok, or nobody saw it
-
-    @property
-    def address(self) -> str:
-        return self.link.address
-
-    @property
-    def name(self) -> str:
-        if self.snapshot is not None and self.snapshot.server:
-            return self.snapshot.server
-        return self.link.address
 
     @property
     def past(self) -> bool:
@@ -105,6 +93,7 @@ class LatencyColumns:
     p99: Floats
     heat: NDArray[np.float32]  # [64, columns], each column's share of its largest bucket
     rate: Floats  # requests a second
+    served: Floats  # requests
     errors: Floats  # share
     stages: Floats  # [5, columns], mean ms
     batch: Floats  # mean rows of a forward

@@ -8,18 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.telemetry.outputs import Outputs, Timing
-from server.telemetry.rows import (
-    AlertRow,
-    AnnotationRow,
-    DeployRow,
-    DriftRow,
-    FeatureRow,
-    LatencyRow,
-    ProfileRow,
-    QualityRow,
-    SilenceRow,
-    SliceRow,
-)
+from server.telemetry.rows import FormatCount, IntegrityChange, PlainRow
 
 LATENCY_BUCKETS = 64
 STAMP_PARTS = ("weights", "preprocessing", "code", "libraries", "labels", "reference", "data")
@@ -41,24 +30,11 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegrityChange:
-    """One item that differs from what a replica loaded. `affects_answers_now`: answers may differ
-    already."""
-
-    kind: str = ""  # file | code | memory | library
-    name: str = ""
-    message: str = ""
-    affects_answers_now: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class SelfCheckResult:
     """A replica against what it loaded."""
 
     changed: tuple[IntegrityChange, ...] = ()
     at_unix_ms: int = 0
-    took_ms: float = 0.0
-    verified_unix_ms: int = 0
     error: str = ""
 
 
@@ -69,7 +45,6 @@ class ReplicaSnapshot:
     reason: str = ""
     device: str = ""
     stamp: str = ""
-    pid: int = 0
     restarts: int = 0
     in_flight: int = 0
     answered: int = 0
@@ -82,12 +57,6 @@ class ReplicaSnapshot:
     last_exit_unix_ms: int = 0
     private_bytes: int = 0  # memory no other process uses; 0: not reported
     shared_bytes: int = 0  # its share of memory that others use too
-    texts_writing: int = 0
-    texts_waiting: int = 0
-    text_bytes: int = 0
-    text_bytes_most: int = 0
-    device_memory_bytes: int = 0
-    device_memory_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +72,6 @@ class LimitRow:
     name: str = ""
     value: float = 0.0
     unit: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedFormat:
-    """Rows with a part in a format that is not decoded, of `of_rows` with that medium."""
-
-    format: str = ""
-    rows: int = 0
-    medium: str = ""  # audio | image
-    of_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +107,6 @@ class ServerSnapshot:
     version: str = ""
     state: str = ""  # starting | ready | degraded | not_ready | draining | state_unspecified
     reason: str = ""
-    started_unix_ms: int = 0
     stamp: str = ""
     stamp_name: str = ""
     dirty: bool = False
@@ -177,7 +135,7 @@ class ServerSnapshot:
     telemetry_bytes: int = 0
     signed_by: str = ""
     simulated_speed: float = 0.0  # 0: its time is real
-    refused_formats: tuple[RefusedFormat, ...] = ()  # the most frequent first
+    refused_formats: tuple[FormatCount, ...] = ()  # the most frequent first
     parts_cut: int = 0
     host: HostSnapshot = HostSnapshot()
 
@@ -205,20 +163,7 @@ class CachedPrediction(Outputs):
     batch_mates: tuple[str, ...] = ()
 
 
-FeedRow = (
-    ServerSnapshot
-    | LatencyRow
-    | FeatureRow
-    | ProfileRow
-    | DriftRow
-    | AlertRow
-    | SilenceRow
-    | AnnotationRow
-    | DeployRow
-    | CachedPrediction
-    | QualityRow
-    | SliceRow
-)
+FeedRow = ServerSnapshot | CachedPrediction | PlainRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +214,12 @@ class Link:
         return 0.0 if math.isnan(self.offset_ms) else self.offset_ms / 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServerRecord:
     """One line of the fleet: its last snapshot, and the state of the link."""
 
     link: Link
-    snapshot: ServerSnapshot | None = None
+    snapshot: ServerSnapshot | None
 
     @property
     def address(self) -> str:
@@ -293,8 +238,8 @@ class Action:
 
     id: int
     server: str  # of the fleet all of them, divided by blanks
-    kind: str  # acknowledge | silence | annotate, or one of console.state.deeds
-    # Alert id, matcher, id of the silence to end; id and times of a note; of a deed its parts.
+    kind: str  # acknowledge | silence | annotate, or one of console.state.action_kinds
+    # Alert id, matcher, id of the silence to end; id and times of a note; parts of other kinds.
     target: str
     actor: str
     note: str

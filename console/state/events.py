@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from console.state import deeds
+from console.state import action_kinds
 from console.state import deploys as journal
 from console.state.dashboard import AlertLine, Note, TimelineEvent
 from console.state.domain import Action, Link, ServerRecord
@@ -83,9 +83,9 @@ def timeline_events(
     """Newest first."""
     found = [*links, *(_of_note(note) for note in notes)]
     for action in actions:
-        if action.kind in deeds.DEEDS:
+        if action.kind in action_kinds.KINDS:
             names = [servers[a].name if a in servers else a for a in action.server.split()]
-            found.append(deeds.event(action, names, ahead_s))
+            found.append(action_kinds.event(action, names, ahead_s))
     for line in alerts:
         found += _of_alert(line)
     found += [_of_deploy(address, row, servers.get(address)) for address, row in deploys[:MOST]]
@@ -101,7 +101,8 @@ def notes_of(
     """Each note once, however many servers keep it, and those not sent yet, newest first. One that
     was taken back at any server is gone."""
     removed = {row.id for _, row in rows if row.removed}
-    removed |= {a.target.split(deeds.LABEL)[0] for a in actions if a.kind == "annotate" and a.undo}
+    undone = [a for a in actions if a.kind == "annotate" and a.undo]
+    removed |= {a.target.split(action_kinds.LABEL)[0] for a in undone}
     found: dict[str, Note] = {}
     for address, row in rows:
         if row.id not in removed:
@@ -111,7 +112,7 @@ def notes_of(
     for action in actions:
         if action.kind != "annotate" or action.undo or action.state != "waiting":
             continue
-        identity, at_ms, to_ms = action.target.split(deeds.LABEL)
+        identity, at_ms, to_ms = action.target.split(action_kinds.LABEL)
         if identity not in removed:
             times = (int(at_ms) / 1000, int(to_ms) / 1000)
             note = Note(identity, *times, action.note, action.actor, pending=True)

@@ -12,8 +12,8 @@ HARM_OF = {  # by kind of alert
     "skew": WRONG,
     "readiness": FEWER,
     "replica": FEWER,
-    "telemetry": FEWER,
     "latency": LATE,
+    "telemetry": LATE,  # every call is answered: a replica that is gone or slow does more harm
 }
 
 

@@ -11,11 +11,10 @@ from console.state.dashboard import SkewCell, SkewLine
 from console.state.deploys import mark_of
 from console.state.domain import (
     STAMP_PARTS,
-    IntegrityChange,
     ServerRecord,
     ServerSnapshot,
 )
-from server.telemetry.rows import DeployRow
+from server.telemetry.rows import DeployRow, IntegrityChange
 
 # Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
 _PARTS = (

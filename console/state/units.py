@@ -124,7 +124,25 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
 
 def share_of(value: float, n: float) -> str:
     """`84.3 % (80–88)`: a share of `n` rows and where it lies with 95 %."""
-    if value != value or n <= 0:
-        return UNKNOWN
+    return f"{share(value)} {interval(value, n)}" if value == value and n > 0 else UNKNOWN
+
+
+def percent_of(value: float, n: float) -> str:
+    """`25 % (20–31)`, `1.4 % (0.8–2.6)`: the same to two digits."""
+    return f"{percent(value)} {interval(value, n)}" if value == value and n > 0 else UNKNOWN
+
+
+def interval(value: float, n: float) -> str:
+    """`(80–88)`, `(0.8–2.6)`: where a share of `n` rows lies with 95 %, in per cent."""
     low, high = wilson(value * n, n)
-    return f"{share(value)} ({low * 100:.0f}–{high * 100:.0f})"
+    places = 0 if high >= 0.0995 else 1
+    return f"({low * 100:.{places}f}–{high * 100:.{places}f})"
+
+
+def points_of(value: float, fixed: float, n: float) -> str:
+    """`-3.2 (-7 to +1)`: in points, what a share of `n` rows is above one that is known without
+    error, and where that lies with 95 %."""
+    if value != value or fixed != fixed or n <= 0:
+        return UNKNOWN
+    low, high = ((side - fixed) * 100 for side in wilson(value * n, n))
+    return f"{(value - fixed) * 100:+.1f} ({low:+.0f} to {high:+.0f})"

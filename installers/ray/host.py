@@ -134,7 +134,7 @@ class EngineHost:
 
         async def run() -> None:
             try:
-                await calls.ask(method, data, HttpCall(peer, metadata, write=write))
+                await calls.ask(method, data, HttpCall(peer, metadata, writer=write))
             finally:
                 await answers.put(None)
 

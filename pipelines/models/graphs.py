@@ -101,6 +101,7 @@ def choose_capture(device: torch.device, asked: bool = True) -> tuple[Capture | 
     return CudaCapture(device), "CUDA graphs"
 
 
+@dataclass(eq=False)
 class GraphRecorder:
     """Records one bucket after another while memory and time last, and knows why one was dropped.
 
@@ -108,18 +109,13 @@ class GraphRecorder:
     together.
     """
 
-    def __init__(
-        self,
-        capture: Capture,
-        keep_free: int = 0,
-        seconds: float = 20.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._capture = capture
-        self._keep_free = keep_free
-        self._clock = clock
-        self._ends = clock() + seconds
-        self._seconds = seconds
+    capture: Capture
+    keep_free: int = 0
+    seconds: float = 20.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._ends = self.clock() + self.seconds
         self._full = ""  # why no further bucket is tried
         self.kept: list[str] = []
         self.dropped: list[str] = []
@@ -131,7 +127,7 @@ class GraphRecorder:
         replay: Work | None = None
         if not why:
             try:
-                replay = self._capture.record(work)
+                replay = self.capture.record(work)
                 why = prove(replay)
             except torch.OutOfMemoryError:
                 why = self._full = "memory ends"
@@ -144,13 +140,13 @@ class GraphRecorder:
         return replay
 
     def _over(self) -> str:
-        free = self._capture.free_bytes()
-        if free < self._keep_free:
+        free = self.capture.free_bytes()
+        if free < self.keep_free:
             self._full = (
-                f"{free / MIB:,.0f} MiB are free, {self._keep_free / MIB:,.0f} are for batches"
+                f"{free / MIB:,.0f} MiB are free, {self.keep_free / MIB:,.0f} are for batches"
             )
-        elif self._clock() > self._ends:
-            self._full = f"{self._seconds:g} s are over"
+        elif self.clock() > self._ends:
+            self._full = f"{self.seconds:g} s are over"
         return self._full
 
     def __str__(self) -> str:

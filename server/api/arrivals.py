@@ -85,21 +85,17 @@ class PeerConnection:
         self.holds = min(received - self.handed, message_bytes * len(self.reads))
 
 
+@dataclass(eq=False)
 class Arrivals:
     """`sockets` None: nothing is known of the connections (a socket of the file system, another
     system): then only the time is bounded."""
 
-    def __init__(
-        self,
-        limits: ArrivalLimits,
-        sockets: Sockets | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        longest_s: float = LONGEST_ARRIVAL_S,
-    ) -> None:
-        self.limits = limits
-        self.sockets = sockets
-        self._clock = clock
-        self._longest_s = longest_s
+    limits: ArrivalLimits
+    sockets: Sockets | None = None
+    clock: Callable[[], float] = time.monotonic
+    longest_s: float = LONGEST_ARRIVAL_S
+
+    def __post_init__(self) -> None:
         self._connections: dict[str, PeerConnection] = {}
         self._counted_at = 0.0
         self._logged_at = -math.inf
@@ -120,7 +116,7 @@ class Arrivals:
         connection = self._connections.get(peer)
         if connection is None:
             connection = self._connections[peer] = PeerConnection(host_of(peer))
-        read = PendingRead(task, self._clock(), one_message)
+        read = PendingRead(task, self.clock(), one_message)
         connection.reads.add(read)
         try:
             message = await context.read()
@@ -156,7 +152,7 @@ class Arrivals:
                 logger.exception("messages in arrival could not be counted")
 
     def look(self) -> None:
-        now = self._clock()
+        now = self.clock()
         received = self._received(now)
         for peer, connection in self._connections.items():
             connection.settle(received.get(peer, connection.handed), self.limits.message_bytes)
@@ -202,10 +198,10 @@ class Arrivals:
                 logger.warning(f"{text} (--max-connections-peer)", host, len(peers), ended, limit)
 
     def _cut_the_late(self, now: float) -> None:
-        text = f"a message that has not arrived after {self._longest_s:g} s"
+        text = f"a message that has not arrived after {self.longest_s:g} s"
         fault = Fault("DEADLINE_EXCEEDED", "request", "MESSAGE_TOO_SLOW", text)
         for connection in self._connections.values():
-            late = [r for r in connection.reads if now - r.since > self._longest_s]
+            late = [r for r in connection.reads if now - r.since > self.longest_s]
             self._cut((r for r in late if r.one_message), fault)
 
     def _cut_the_largest(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proto import inference_pb2 as pb
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.handlers import Handlers
 from server.api.health import TAKES_TRAFFIC
 from server.api.inference import RequestRows
@@ -70,44 +70,44 @@ class OpenInference:
     version: str
 
     async def ServerLive(self, _data: bytes, _context: Any) -> Any:
-        return oip.ServerLiveResponse(live=True)
+        return v2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _data: bytes, _context: Any) -> Any:
-        return oip.ServerReadyResponse(ready=self._ready())
+        return v2.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(self, data: bytes, _context: Any) -> Any:
-        request = message_of(oip.ModelReadyRequest, data)
+        request = message_of(v2.ModelReadyRequest, data)
         facts = self.rows.engine.facts
         if facts is None:
-            return oip.ModelReadyResponse(ready=False)
+            return v2.ModelReadyResponse(ready=False)
         known = self._knows(request.name, request.version, facts)
-        return oip.ModelReadyResponse(ready=known and self._ready())
+        return v2.ModelReadyResponse(ready=known and self._ready())
 
     async def ServerMetadata(self, _data: bytes, _context: Any) -> Any:
-        return oip.ServerMetadataResponse(
+        return v2.ServerMetadataResponse(
             name="trefoil", version=self.version, extensions=EXTENSIONS
         )
 
     async def ModelMetadata(self, data: bytes, _context: Any) -> Any:
-        request = message_of(oip.ModelMetadataRequest, data)
+        request = message_of(v2.ModelMetadataRequest, data)
         facts = self._model(request.name, request.version)
         return model_metadata(model_name(facts), SERIAL, facts)
 
     async def ModelConfig(self, data: bytes, _context: Any) -> Any:
-        request = message_of(oip.ModelConfigRequest, data)
+        request = message_of(v2.ModelConfigRequest, data)
         facts = self._model(request.name, request.version)
         return model_config(model_name(facts), facts, self.config)
 
     async def ModelStatistics(self, data: bytes, _context: Any) -> Any:
-        request = message_of(oip.ModelStatisticsRequest, data)
+        request = message_of(v2.ModelStatisticsRequest, data)
         facts = self._facts()
         if request.name:  # empty: all models, of which there is one
             self._check_model(request.name, request.version, facts)
         return model_statistics(model_name(facts), SERIAL, self.rows.statistics)
 
     async def RepositoryIndex(self, data: bytes, _context: Any) -> Any:
-        request = message_of(oip.RepositoryIndexRequest, data)
-        response = oip.RepositoryIndexResponse()
+        request = message_of(v2.RepositoryIndexRequest, data)
+        response = v2.RepositoryIndexResponse()
         facts = self.rows.engine.facts
         now = self.rows.engine.snapshot()
         ready = now.state in TAKES_TRAFFIC
@@ -119,29 +119,29 @@ class OpenInference:
         return response
 
     async def ModelInfer(self, data: bytes, context: Any) -> Any:
-        return await self._infer(message_of(oip.ModelInferRequest, data), caller_of(context))
+        return await self._infer(message_of(v2.ModelInferRequest, data), caller_of(context))
 
     async def ModelStreamInfer(self, context: Any) -> None:
         caller = caller_of(context)
 
         async def answer(data: bytes) -> Any:
             now = replace(caller, remaining_s=context.time_remaining())
-            request = oip.ModelInferRequest()
+            request = v2.ModelInferRequest()
             try:
-                request = message_of(oip.ModelInferRequest, data)
+                request = message_of(v2.ModelInferRequest, data)
                 response = await self._infer(request, now)
             except Refused as refusal:
                 fault = refusal.faults[0]
                 self.handlers.log(fault, context, STREAM, lambda: request.id)
                 await self.handlers.hold(fault, context)
-                response = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
+                response = v2.ModelInferResponse(model_name=request.model_name, id=request.id)
                 response.parameters["stamp"].string_param = self.handlers.stamp
-                return oip.ModelStreamInferResponse(
+                return v2.ModelStreamInferResponse(
                     error_message=_with_id(request.id, spoken(fault)), infer_response=response
                 )
             if request.parameters["triton_enable_empty_final_response"].bool_param:
                 response.parameters["triton_final_response"].bool_param = True
-            return oip.ModelStreamInferResponse(infer_response=response)
+            return v2.ModelStreamInferResponse(infer_response=response)
 
         # One request has one answer here, and clients written for Triton pair them by order.
         await answer_stream(context, answer, in_order=True)
@@ -172,7 +172,7 @@ class OpenInference:
         return response
 
     def _response(self, request: Any, outcomes: Sequence[Outcome], facts: Facts) -> Any:
-        response = oip.ModelInferResponse(
+        response = v2.ModelInferResponse(
             model_name=request.model_name, model_version=SERIAL, id=request.id
         )
         bound = outcomes[0].stamp

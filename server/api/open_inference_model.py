@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.model_statistics import ModelStatistics, Total
 from server.config import ServerConfig
 from server.request.modalities import MODALITIES
@@ -29,7 +29,7 @@ def model_metadata(name: str, version: str, facts: Facts) -> Any:
     `properties` is not sent: KServe and Triton have no such field, and MLServer has another one at
     its number. The stamp is in the parameters of the model's configuration and of every answer.
     """
-    metadata = oip.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
+    metadata = v2.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
     for tensor in MODALITIES:
         metadata.inputs.add(name=tensor, datatype="BYTES", shape=[-1, 1])
     for tensor, datatype in OUTPUTS.items():
@@ -39,7 +39,7 @@ def model_metadata(name: str, version: str, facts: Facts) -> Any:
 
 def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
     """Every input optional: one model serves every mix of modalities."""
-    response = oip.ModelConfigResponse()
+    response = v2.ModelConfigResponse()
     model = response.config
     model.name = name
     model.platform = "trefoil"
@@ -62,7 +62,7 @@ def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
 
 def model_statistics(name: str, version: str, statistics: ModelStatistics) -> Any:
     """Rows of both wire forms since start, in Triton's terms."""
-    response = oip.ModelStatisticsResponse()
+    response = v2.ModelStatisticsResponse()
     model = response.model_stats.add(name=name, version=version)
     model.last_inference = statistics.last_unix_ms
     model.inference_count = statistics.rows

@@ -47,23 +47,18 @@ class _Peer:
         return max(self.outstanding - self.callers + 1, 0.0) * self.told_s / self.callers
 
 
+@dataclass(eq=False)
 class RetryPenalty:
-    """# Invariant: at most `peers` entries and at most `held` sleeping calls, so that the penalty
+    """# Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
     itself cannot be filled up; beyond that nobody is held."""
 
-    def __init__(
-        self,
-        longest_s: float = 1.0,
-        peers: int = 4096,
-        held: int = MOST_HELD,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._longest_s = longest_s
-        self._most_peers = peers
-        self._most_held = held
-        self._clock = clock
-        self._sleep = sleep
+    longest_s: float = 1.0
+    most_peers: int = 4096
+    most_held: int = MOST_HELD
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._latest = 0.0  # after this nobody is early
         self.held = 0
@@ -71,7 +66,7 @@ class RetryPenalty:
     @property
     def active(self) -> bool:
         """Whether any connection could be early now."""
-        return self._clock() < self._latest
+        return self.clock() < self._latest
 
     @contextmanager
     def open_call(self, peer: str) -> Iterator[None]:
@@ -87,7 +82,7 @@ class RetryPenalty:
 
     def refused(self, peer: str, retry_after_s: float) -> None:
         """Note that a call of this connection was asked to come back after a time."""
-        now = self._clock()
+        now = self.clock()
         known = self._known(peer)
         self._peers.move_to_end(peer)
         known.pass_time(now)
@@ -100,7 +95,7 @@ class RetryPenalty:
         known = self._peers.get(peer)
         if known is None or not known.outstanding:
             return 0.0
-        known.pass_time(self._clock())
+        known.pass_time(self.clock())
         return known.early_s
 
     async def hold(self, peer: str, remaining_s: float | None) -> bool:
@@ -109,14 +104,14 @@ class RetryPenalty:
         `remaining_s` is what the caller's deadline leaves; nearly all of it may be spent here, but
         the caller reads the reason and not DEADLINE_EXCEEDED.
         """
-        wait_s = min(self.early_s(peer), self._longest_s)
+        wait_s = min(self.early_s(peer), self.longest_s)
         if remaining_s is not None:
             wait_s = min(wait_s, max(remaining_s - KEPT_S, remaining_s * MOST_SHARE))
-        if wait_s <= 0 or self.held >= self._most_held:
+        if wait_s <= 0 or self.held >= self.most_held:
             return False
         self.held += 1
         try:
-            await self._sleep(wait_s)
+            await self.sleep(wait_s)
         finally:
             self.held -= 1
         return True
@@ -124,7 +119,7 @@ class RetryPenalty:
     def _known(self, peer: str) -> _Peer:
         known = self._peers.get(peer)
         if known is None:
-            known = self._peers[peer] = _Peer(at=self._clock())
-            while len(self._peers) > self._most_peers:
+            known = self._peers[peer] = _Peer(at=self.clock())
+            while len(self._peers) > self.most_peers:
                 self._peers.popitem(last=False)
         return known

@@ -57,7 +57,7 @@ from server.telemetry_port import OFF, TelemetryPort, telemetry_of
 from server.types import Facts
 
 if TYPE_CHECKING:
-    from server.http.door import HttpDoor
+    from server.http.listener import HttpListener
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     # All that may be refused by its flags alone, before anything is opened or written.
     credentials = credentials_of(config)
     checked_address(config, credentials is not None)
-    make_door = _door(config, credentials is not None)
+    make_http = _http_listener(config, credentials is not None)
     access = access_of(config)
     check_payload_key(config)
     lame_duck_s, _ = leaving.lame_duck_s(config.lame_duck_s, bool(manager.address), os.environ)
@@ -139,19 +139,19 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
     )
     watching: list[asyncio.Task[None]] = []
     lag = LoopLag()
-    door: HttpDoor | None = None
+    http_listener: HttpListener | None = None
     try:
         address = await listener.start()
-        if make_door is not None:
-            door = make_door(listener, otel)
-            http = await door.start()
+        if make_http is not None:
+            http_listener = make_http(listener, otel)
+            http = await http_listener.start()
         stop.install(engine)
         lag.start()
-        limit = door.limit if door is not None else None
+        limit = http_listener.limit if http_listener is not None else None
         otel.watch(engine, listener.budget, lag, limit, address, lambda: figures.latest)
         watching.append(asyncio.create_task(figures.run()))
         report(f"listening on {address}; loading {tries[0].path}, {tries[0].reason}")
-        if door is not None:
+        if http_listener is not None:
             report(f"HTTP on {http}")
         report(*_kept(telemetry, config))
         for line in (*otel.messages, *access.messages):
@@ -171,7 +171,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         journal.stop(engine.facts)
         if deployment is not None:
             await deployment.stop()
-        await _stopped(listener, door)
+        await _stopped(listener, http_listener)
         await engine.stop()
         if forks is not None:
             await forks.close()
@@ -180,25 +180,25 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
         access.close()
 
 
-async def _stopped(listener: Listener, door: HttpDoor | None) -> None:
+async def _stopped(listener: Listener, http_listener: HttpListener | None) -> None:
     """Both ports: what is under way there has the same time to end."""
     ends = [listener.stop(LAST_CALLS_S)]
-    if door is not None:
-        ends.append(door.stop(LAST_CALLS_S))
+    if http_listener is not None:
+        ends.append(http_listener.stop(LAST_CALLS_S))
     await asyncio.gather(*ends)
 
 
-def _door(
+def _http_listener(
     config: ServerConfig, encrypted: bool
-) -> Callable[[Listener, OtelSetup], HttpDoor] | None:
-    """What makes the HTTP door once the gRPC port has started; None without --http.
+) -> Callable[[Listener, OtelSetup], HttpListener] | None:
+    """What makes the HTTP port once the gRPC port has started; None without --http.
 
     Raises CannotListen for an address that cannot be had, or when the libraries are missing.
     """
     if not config.http:
         return None
     try:
-        from server.http.door import FLAG, HttpDoor
+        from server.http.listener import FLAG, HttpListener
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in HTTP_LIBRARIES:
@@ -207,10 +207,10 @@ def _door(
     address = checked(config.http, config.insecure or encrypted, FLAG)
     files = tls_files(config) if encrypted else None
 
-    def made(listener: Listener, otel: OtelSetup) -> HttpDoor:
+    def made(listener: Listener, otel: OtelSetup) -> HttpListener:
         instruments = otel.instruments
         exposition = instruments.exposition if instruments is not None else None
-        return HttpDoor(config, listener, address, files, exposition)
+        return HttpListener(config, listener, address, files, exposition)
 
     return made
 

@@ -1,1 +1,1 @@
-"""One optional door beside gRPC: HTTP for the same methods, roles, limits and engine."""
+"""One optional port beside gRPC: HTTP for the same methods, roles, limits and engine."""

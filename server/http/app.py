@@ -49,27 +49,24 @@ OPENAI = ErrorForm(openai.refused, openai.http_refused)
 OIP = ErrorForm(open_inference_rest.refused, open_inference_rest.http_refused)
 
 
+@dataclass(eq=False)
 class HttpApp:
     """`metrics` None: nothing is counted here. `listen` is the address of the gRPC port."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        calls: Calls,
-        identity: ServerIdentity,
-        limit: BodyLimit,
-        metrics: MetricsRoute | None,
-        listen: Callable[[], str],
-    ) -> None:
-        self._engine = engine
-        self._calls = calls
-        self._identity = identity
-        self._limit = limit
-        self._listen = listen
+    engine: Engine
+    calls: Calls
+    identity: ServerIdentity
+    limit: BodyLimit
+    metrics: MetricsRoute | None
+    listen: Callable[[], str]
+
+    def __post_init__(self) -> None:
         self._log = RefusalLog()
-        native = NativeRoutes(calls)
-        self._openai = OpenAiRoutes(calls, lambda: engine.facts, engine.snapshot().started)
-        self._open_inference = OpenInferenceRoutes(calls)
+        native = NativeRoutes(self.calls)
+        self._openai = OpenAiRoutes(
+            self.calls, lambda: self.engine.facts, self.engine.snapshot().started
+        )
+        self._open_inference = OpenInferenceRoutes(self.calls)
         self._routes: dict[str, tuple[str, Route]] = {
             "/": ("GET", self._page),
             "/livez": ("GET", self._live),
@@ -81,13 +78,13 @@ class HttpApp:
             "/v1/embeddings": ("POST", self._openai.embeddings),
             "/v1/chat/completions": ("POST", self._openai.chat),
         }
-        if metrics is not None:
-            self._routes["/metrics"] = ("GET", metrics.scrape)
+        if self.metrics is not None:
+            self._routes["/metrics"] = ("GET", self.metrics.scrape)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         connection = scope["state"]["connection"]
         connection.begin()
-        exchange = Exchange(scope, receive, send, connection, self._limit)
+        exchange = Exchange(scope, receive, send, connection, self.limit)
         try:
             await self._serve(exchange, scope["method"], scope["path"])
         except CallerGone:
@@ -123,7 +120,7 @@ class HttpApp:
         await exchange.answer(response, closing)
 
     def _stamp(self) -> str:
-        facts = self._engine.facts
+        facts = self.engine.facts
         return facts.stamp if facts is not None else ""
 
     def _route(self, method: str, path: str) -> Route:
@@ -158,17 +155,17 @@ class HttpApp:
         return self._probe(lambda state: state != "STARTING")
 
     def _probe(self, good: Callable[[str], bool]) -> Response:
-        now = self._engine.snapshot()
+        now = self.engine.snapshot()
         text = f"{now.state.lower()}{': ' if now.reason else ''}{now.reason}\n"
         return Response(200 if good(now.state) else 503, text.encode(), TEXT)
 
     async def _page(self, exchange: Exchange) -> Response:
         try:
-            stamp = (await self._calls.ask(DESCRIBE, b"", exchange.call())).stamp
+            stamp = (await self.calls.ask(DESCRIBE, b"", exchange.call())).stamp
             shown = (stamp.hex, stamp.name)
         except CallRefused:
             shown = ("", "")
-        text = page(self._identity, self._engine.snapshot(), shown, self._listen())
+        text = page(self.identity, self.engine.snapshot(), shown, self.listen())
         return Response(200, text.encode(), HTML)
 
 

@@ -1,10 +1,11 @@
 """Calls that arrive over HTTP, made to the methods of the gRPC port through the same interceptors:
-what may be called, by whom and how often is decided once, for both doors."""
+what may be called, by whom and how often is decided once, for both ports."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,61 +27,42 @@ class CallDetails(NamedTuple):
     invocation_metadata: Metadata
 
 
+@dataclass(slots=True, eq=False)
 class HttpCall:
-    """What a servant and an interceptor ask of a grpc.aio servicer context. `answer` is what a
-    method that does not stream has written."""
+    """What a servant and an interceptor ask of a grpc.aio servicer context.
 
-    __slots__ = (
-        "_code",
-        "_ends",
-        "_peer",
-        "_uris",
-        "_write",
-        "answer",
-        "http_door",
-        "http_refused",
-        "metadata",
-        "refusal",
-        "source",
-        "trailing",
-    )
+    `caller` as gRPC names a peer; `uris` are those of a verified client certificate; `writer` takes
+    each message of a method that streams, `answer` is what another has written; `http_address` is
+    the HOST:PORT called.
+    """
 
-    def __init__(
-        self,
-        peer: str,
-        metadata: Metadata,
-        uris: Sequence[bytes] = (),
-        remaining_s: float | None = None,
-        write: Write | None = None,
-        http_door: str = "",
-    ) -> None:
-        """`peer` as gRPC names one; `uris` are those of a verified client certificate; `write`
-        takes each message of a method that streams; `http_door` is the HOST:PORT that was called.
-        """
-        self.metadata = metadata
-        self.trailing: dict[str, Any] = {}
-        self.answer: Any = None
-        self.http_door = http_door
-        self.refusal: CallRefusal | None = None
-        self.http_refused: HttpRefused | None = None
-        self.source: Read | None = None
-        self._code: grpc.StatusCode | None = None
-        self._ends = None if remaining_s is None else time.monotonic() + remaining_s
-        self._peer = peer
-        self._uris = uris
-        self._write = write
+    caller: str
+    metadata: Metadata
+    uris: Sequence[bytes] = ()
+    remaining_s: float | None = None
+    writer: Write | None = None
+    http_address: str = ""
+    trailing: dict[str, Any] = field(default_factory=dict, init=False)
+    answer: Any = field(default=None, init=False)
+    refusal: CallRefusal | None = field(default=None, init=False)
+    http_refused: HttpRefused | None = field(default=None, init=False)
+    source: Read | None = field(default=None, init=False)
+    _code: grpc.StatusCode | None = field(default=None, init=False)
+    _began: float = field(default_factory=time.monotonic, init=False)
 
     def invocation_metadata(self) -> Metadata:
         return self.metadata
 
     def peer(self) -> str:
-        return self._peer
+        return self.caller
 
     def auth_context(self) -> dict[str, Sequence[bytes]]:
-        return {"peer_uri": self._uris} if self._uris else {}
+        return {"peer_uri": self.uris} if self.uris else {}
 
     def time_remaining(self) -> float | None:
-        return None if self._ends is None else max(self._ends - time.monotonic(), 0.0)
+        if self.remaining_s is None:
+            return None
+        return max(self.remaining_s - (time.monotonic() - self._began), 0.0)
 
     def code(self) -> grpc.StatusCode | None:
         return self._code
@@ -100,10 +82,10 @@ class HttpCall:
             raise Refused(bad_input(refused.field, refused.reason, refused.message)) from None
 
     async def write(self, message: Any) -> None:
-        if self._write is None:
+        if self.writer is None:
             self.answer = message
         else:
-            await self._write(message)
+            await self.writer(message)
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()

@@ -1,4 +1,4 @@
-"""One connection of the HTTP door, with the limits uvicorn leaves open: how many there are, how
+"""One connection of the HTTP port, with the limits uvicorn leaves open: how many there are, how
 long and how large a head may be, and that a caller who goes away takes its work along."""
 
 from __future__ import annotations

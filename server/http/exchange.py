@@ -74,8 +74,8 @@ class Exchange:
         remaining_s = _deadline_s(headers[DEADLINE]) if DEADLINE in headers else None
         connection = self.connection
         server = self.scope["server"]
-        door = f"{server[0]}:{server[1]}" if server and server[1] else "unix:"
-        return HttpCall(connection.peer, metadata, connection.uris, remaining_s, write, door)
+        address = f"{server[0]}:{server[1]}" if server and server[1] else "unix:"
+        return HttpCall(connection.peer, metadata, connection.uris, remaining_s, write, address)
 
     async def body(self) -> bytes:
         """The whole body. Raises HttpRefused before reading one that announces too much, and as

@@ -1,4 +1,4 @@
-"""How many connections the HTTP door holds, and for how long. Needs no library of HTTP: metrics
+"""How many connections the HTTP port holds, and for how long. Needs no library of HTTP: metrics
 read it too."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HttpTimes:
-    """Seconds after which the HTTP door gives up."""
+    """Seconds after which the HTTP port gives up."""
 
     handshake_s: float = 10.0  # of TLS
     head_s: float = 10.0  # from the first byte of a request to the end of its headers

@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.open_inference_tensors import MOST_ELEMENTS, MOST_INPUTS
 from server.http.exchange import json_bytes, json_of
 from server.http.refusals import HttpRefused
@@ -24,7 +24,7 @@ BINARY_OUTPUT = "binary_data_output"
 LONGEST_FIELD = 64
 RAW = bytes(
     [
-        oip.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number << 3
+        v2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number << 3
         | LENGTH_DELIMITED
     ]
 )
@@ -42,7 +42,7 @@ def infer_request(body: bytes, header_length: bytes | None, name: str, version: 
     """Raises HttpRefused for what is not such a request."""
     size = _header_size(header_length, len(body))
     found = json_of(body[:size] if size < len(body) else body)
-    request = oip.ModelInferRequest(
+    request = v2.ModelInferRequest(
         model_name=name, model_version=version, id=_text(found.get("id", ""), "id")
     )
     parameters = _object(found.get("parameters", {}), "parameters")

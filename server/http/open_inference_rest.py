@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.http.calls import Calls
 from server.http.exchange import Exchange, Header, Response, json_bytes, json_of
 from server.http.open_inference_json import (
@@ -58,20 +58,20 @@ class OpenInferenceRoutes:
             return await self._infer(exchange, name, version)
 
         async def ready(exchange: Exchange) -> Response:
-            request = oip.ModelReadyRequest(name=name, version=version)
+            request = v2.ModelReadyRequest(name=name, version=version)
             answer = await self._ask(exchange, "ModelReady", request)
             return _truth(answer.ready, name=name, ready=answer.ready)
 
         async def metadata(exchange: Exchange) -> Response:
-            request = oip.ModelMetadataRequest(name=name, version=version)
+            request = v2.ModelMetadataRequest(name=name, version=version)
             return _found(await self._ask(exchange, "ModelMetadata", request))
 
         async def config(exchange: Exchange) -> Response:
-            request = oip.ModelConfigRequest(name=name, version=version)
+            request = v2.ModelConfigRequest(name=name, version=version)
             return _found((await self._ask(exchange, "ModelConfig", request)).config)
 
         async def stats(exchange: Exchange) -> Response:
-            request = oip.ModelStatisticsRequest(name=name, version=version)
+            request = v2.ModelStatisticsRequest(name=name, version=version)
             return _found(await self._ask(exchange, "ModelStatistics", request))
 
         routes: dict[str, tuple[str, Route]] = {
@@ -84,23 +84,23 @@ class OpenInferenceRoutes:
         return routes.get(what)
 
     async def live(self, exchange: Exchange) -> Response:
-        answer = await self._ask(exchange, "ServerLive", oip.ServerLiveRequest())
+        answer = await self._ask(exchange, "ServerLive", v2.ServerLiveRequest())
         return _truth(answer.live, live=answer.live)
 
     async def ready(self, exchange: Exchange) -> Response:
-        answer = await self._ask(exchange, "ServerReady", oip.ServerReadyRequest())
+        answer = await self._ask(exchange, "ServerReady", v2.ServerReadyRequest())
         return _truth(answer.ready, ready=answer.ready)
 
     async def server(self, exchange: Exchange) -> Response:
-        return _found(await self._ask(exchange, "ServerMetadata", oip.ServerMetadataRequest()))
+        return _found(await self._ask(exchange, "ServerMetadata", v2.ServerMetadataRequest()))
 
     async def all_statistics(self, exchange: Exchange) -> Response:
-        return _found(await self._ask(exchange, "ModelStatistics", oip.ModelStatisticsRequest()))
+        return _found(await self._ask(exchange, "ModelStatistics", v2.ModelStatisticsRequest()))
 
     async def index(self, exchange: Exchange) -> Response:
         body = await exchange.body()
         only_ready = json_of(body).get("ready", False) is True if body else False
-        request = oip.RepositoryIndexRequest(ready=only_ready)
+        request = v2.RepositoryIndexRequest(ready=only_ready)
         answer = await self._ask(exchange, "RepositoryIndex", request)
         return Response(200, json_bytes([plain_message(model) for model in answer.models]))
 

@@ -1,4 +1,4 @@
-"""TLS of the HTTP door: the files of the gRPC port, read again when they change."""
+"""TLS of the HTTP port: the files of the gRPC port, read again when they change."""
 
 from __future__ import annotations
 

@@ -110,47 +110,42 @@ def nvml() -> tuple[Nvml | None, str]:
     return Nvml(pynvml), "GPU figures by NVML"
 
 
+@dataclass(eq=False)
 class HostReader:
     """Reads once a call; keeps what the next call compares with. `data` is a path on the file
     system that is looked at; `root` holds proc and sys; `clock` is monotonic seconds."""
 
-    def __init__(
-        self,
-        data: Path,
-        gpus: Nvml | None = None,
-        root: Path = Path("/"),
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._data = data
-        self._gpus = gpus
-        self._root = root
-        self._clock = clock
-        self._wall = wall
+    data: Path
+    gpus: Nvml | None = None
+    root: Path = Path("/")
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self._cpu: tuple[float, float] | None = None  # seconds used, of seconds there were
         self._spent: dict[int, float] = {}  # pid -> CPU seconds
 
     def read(self, replicas: Sequence[ReplicaStatus] = ()) -> HostFigures:
         """Takes 1 ms, and some for each GPU; longer where the disk hangs."""
-        cores, quota = float(os.cpu_count() or 1), control_group.cpu_quota(self._root)
+        cores, quota = float(os.cpu_count() or 1), control_group.cpu_quota(self.root)
         if quota is not None and quota < cores:
             cores, cpu = quota, self._group_time(quota)
         else:
             cpu = self._host_time()
-        memory_used, memory_total = _memory(self._root)
-        disk_free, disk_total = _disk(self._data)
+        memory_used, memory_total = _memory(self.root)
+        disk_free, disk_total = _disk(self.data)
         found = tuple(self._replica(one) for one in replicas)
         running = {one.pid for one in replicas}
         self._spent = {pid: s for pid, s in self._spent.items() if pid in running}
         return HostFigures(
-            unix_s=self._wall(),
+            unix_s=self.wall(),
             cpu_share=self._share(cpu),
             cores=cores,
             memory_used_bytes=memory_used,
             memory_total_bytes=memory_total,
             disk_free_bytes=disk_free,
             disk_total_bytes=disk_total,
-            gpus=tuple(self._gpus.read()) if self._gpus is not None else (),
+            gpus=tuple(self.gpus.read()) if self.gpus is not None else (),
             replicas=found,
         )
 
@@ -163,13 +158,13 @@ class HostReader:
         return min(max((now[0] - before[0]) / (now[1] - before[1]), 0.0), 1.0)
 
     def _group_time(self, cores: float) -> tuple[float, float] | None:
-        used_s = control_group.cpu_used_s(self._root)
-        return None if used_s is None else (used_s, self._clock() * cores)
+        used_s = control_group.cpu_used_s(self.root)
+        return None if used_s is None else (used_s, self.clock() * cores)
 
     def _host_time(self) -> tuple[float, float] | None:
         """Of all processors, by every process."""
         try:
-            first = (self._root / "proc/stat").read_text().partition("\n")[0]
+            first = (self.root / "proc/stat").read_text().partition("\n")[0]
         except OSError:
             return None
         ticks = [int(count) for count in first.split()[1 : GUEST + 1]]
@@ -177,7 +172,7 @@ class HostReader:
         return (sum(ticks) - idle) / TICKS, sum(ticks) / TICKS
 
     def _replica(self, status: ReplicaStatus) -> ReplicaFigures:
-        cpu_s = cpu_seconds(status.pid, self._root) if status.pid else None
+        cpu_s = cpu_seconds(status.pid, self.root) if status.pid else None
         if cpu_s is not None:  # a decoder that ends between two files is in neither or in both
             cpu_s = self._spent[status.pid] = max(cpu_s, self._spent.get(status.pid, 0.0))
         return ReplicaFigures(status.index, cpu_s)
@@ -191,27 +186,24 @@ def host_reader(data: Path) -> HostReader:
     return HostReader(data, gpus)
 
 
+@dataclass(eq=False)
 class HostWatch:
     """Keeps the latest figures of a server. `make_reader` and what it makes run in a thread,
     `replicas` on the event loop."""
 
-    def __init__(
-        self,
-        make_reader: Callable[[], HostReader],
-        replicas: Callable[[], Sequence[ReplicaStatus]],
-        every_s: float = READ_S,
-    ) -> None:
+    make_reader: Callable[[], HostReader]
+    replicas: Callable[[], Sequence[ReplicaStatus]]
+    every_s: float = READ_S
+
+    def __post_init__(self) -> None:
         self.latest: HostFigures | None = None  # until the first reading
-        self._make_reader = make_reader
-        self._replicas = replicas
-        self._every_s = every_s
 
     async def run(self) -> None:
-        reader = await asyncio.to_thread(self._make_reader)
+        reader = await asyncio.to_thread(self.make_reader)
         while True:
-            replicas = self._replicas()
+            replicas = self.replicas()
             self.latest = await asyncio.to_thread(reader.read, replicas)
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self.every_s)
 
 
 def cpu_seconds(pid: int, root: Path = Path("/")) -> float | None:

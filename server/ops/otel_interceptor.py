@@ -85,7 +85,7 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
         assert current is not None
         if current.streamed or (current.trace is not None and current.trace.sampled):
             current.peer = context.peer()
-            current.http_door = getattr(context, "http_door", "")
+            current.http_address = getattr(context, "http_address", "")
         began_s = time.perf_counter()
         status = "UNKNOWN"  # what gRPC makes of an exception
         try:

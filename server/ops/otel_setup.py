@@ -169,7 +169,7 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
 def front_of(
     budget: CallBudget, lag: LoopLag, connections: ConnectionLimit | None = None
 ) -> list[GaugeReading]:
-    """`connections` are those of the HTTP door; None without one."""
+    """`connections` are those of the HTTP port; None without one."""
     readings = [GaugeReading("trefoil.front.loop.lag", lag.longest_s)]
     arrivals = budget.arrivals
     readings.append(GaugeReading("trefoil.connections.open", arrivals.open))

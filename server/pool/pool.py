@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from server import host
@@ -35,28 +36,24 @@ QUIET_S = 2.0  # a replica without work for so long is idle enough to be probed
 STOP_S = 5.0  # from Stop to SIGKILL
 
 
+@dataclass(eq=False)
 class Pool:
-    def __init__(
-        self,
-        config: ServerConfig,
-        spawn: Spawn,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        exited: Callable[[Facts, str], None] = lambda facts, why: None,
-        holders: WeightHolders | None = None,
-    ) -> None:
-        """`exited` is called for each replica that died, with what it served and the reason.
-        `holders` of weights end with the pool."""
-        self.config = config
-        self._exited = exited
-        self._holders = holders
-        self._clock = clock
-        self._wall = wall
+    """`exited` is called for each replica that died, with what it served and the reason.
+    `holders` of weights end with the pool."""
+
+    config: ServerConfig
+    spawn: Spawn
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    exited: Callable[[Facts, str], None] = lambda facts, why: None
+    holders: WeightHolders | None = None
+
+    def __post_init__(self) -> None:
         self._replicas = [
-            ReplicaHandle(index, config, spawn, self, clock, wall)
-            for index in range(config.warm_pool)
+            ReplicaHandle(index, self.config, self.spawn, self, self.clock, self.wall)
+            for index in range(self.config.warm_pool)
         ]
-        self.dispatcher = Dispatcher(config, self._replicas, clock)
+        self.dispatcher = Dispatcher(self.config, self._replicas, self.clock)
         self.facts: Facts | None = None
         self.quiet_s = QUIET_S
         self.last_death = ""  # of which replica, and why
@@ -98,8 +95,8 @@ class Pool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._keepers, self._watcher = {}, None
-        if self._holders is not None:
-            await self._holders.close()
+        if self.holders is not None:
+            await self.holders.close()
 
     async def finish(self, grace_s: float, leftover: Fault) -> None:
         """Return when nothing is queued or in flight; after `grace_s` what is left gets a fault."""
@@ -126,7 +123,7 @@ class Pool:
         token: Callable[[str], None] | None = None,
     ) -> QueueEntry:
         """Queue a row. `finish` gets its outcome, once; `token` gets each piece of its text."""
-        entry = QueueEntry(work, self._clock(), finish, token)
+        entry = QueueEntry(work, self.clock(), finish, token)
         self.dispatcher.submit(entry)
         return entry
 
@@ -174,8 +171,8 @@ class Pool:
             return
         self._closed.add(replica)
         replica.state, replica.reason = "draining", "its place goes to another bundle"
-        until = self._clock() + grace_s
-        while replica.held and self._clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
+        until = self.clock() + grace_s
+        while replica.held and self.clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
             await asyncio.sleep(TICK_S)
         replica.stop()
         await asyncio.wait((keeper,), timeout=STOP_S)
@@ -189,8 +186,8 @@ class Pool:
         starts the next one. What it could not finish in time goes to another replica."""
         replica = self._replicas[index]
         replica.state, replica.reason = "draining", why
-        until = self._clock() + grace_s
-        while replica.held and replica.state == "draining" and self._clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
+        until = self.clock() + grace_s
+        while replica.held and replica.state == "draining" and self.clock() < until:  # noqa: ASYNC110 - a replica has many ends, one look
             await asyncio.sleep(TICK_S)
         replica.blameless = True
         replica.kill(why)
@@ -199,19 +196,19 @@ class Pool:
         """Restart this replica whenever it dies, until the pool stops."""
         in_a_row = 0
         while not self._stopping.is_set():
-            began = self._clock()
+            began = self.clock()
             cause = await self._life(replica)
             if self._stopping.is_set() or replica in self._closed:
                 break
-            lived_s = self._clock() - began
+            lived_s = self.clock() - began
             in_a_row = 1 if lived_s > self.config.stable_s else in_a_row + 1
             wait_s = self._backoff_s(in_a_row, replica.fatal is not None)
             replica.state = "dead"
             replica.reason = f"{cause} after {lived_s:.1f} s; {_again(in_a_row, wait_s)}"
             self.last_death = f"replica {replica.index} {replica.reason}"
-            replica.last_exit, replica.last_exit_at = replica.reason, self._wall()
+            replica.last_exit, replica.last_exit_at = replica.reason, self.wall()
             if self.facts is not None:
-                self._exited(self.facts, self.last_death)
+                self.exited(self.facts, self.last_death)
             self.dispatcher.lost(replica, cause)
             self._give_up_start(replica, cause)
             if self._refused is None:  # else `start` raises it
@@ -295,16 +292,16 @@ class Pool:
     def finished(self, replica: ReplicaHandle, entry: QueueEntry, outcome: Outcome) -> None:
         if outcome.answer is not None and entry.work.task != "generate":
             own_ms = own_work_ms(outcome.timing, outcome.batch_size)
-            replica.readiness.answered(outcome.mix, own_ms, self._clock())
+            replica.readiness.answered(outcome.mix, own_ms, self.clock())
         self.dispatcher.finished(entry, outcome)
 
     # ---- watching ----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        looked = self._clock()
+        looked = self.clock()
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._clock()
+            now = self.clock()
             self._forgive(now - looked - TICK_S)
             looked = now
             try:
@@ -341,7 +338,7 @@ class Pool:
                 continue
             if now - replica.worked_at < self.quiet_s:
                 continue
-            mixes = replica.readiness.stale(now, self._wall())
+            mixes = replica.readiness.stale(now, self.wall())
             if mixes:
                 replica.probe(mixes[:1])
                 return

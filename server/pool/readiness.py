@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
 
@@ -38,14 +39,16 @@ class Standing(Protocol):
     def self_check(self) -> SelfCheck: ...
 
 
+@dataclass(eq=False)
 class Readiness:
     """The evidence about one life of one replica."""
 
-    def __init__(self, interval_s: float, runs: int, slow_after: int, fast_again: float) -> None:
-        self._interval_s = interval_s
-        self._runs = runs
-        self._slow_after = slow_after
-        self._fast_again = fast_again
+    interval_s: float
+    runs: int
+    slow_after: int
+    fast_again: float
+
+    def __post_init__(self) -> None:
         self._evidence: dict[str, Evidence] = {}
         self._probed_at: dict[str, float] = {}
         self._slow_in_a_row: dict[str, int] = {}
@@ -63,11 +66,11 @@ class Readiness:
             self._probed_at[mix] = now
             if evidence.p50_ms > evidence.limit_ms:
                 self._slow_in_a_row[mix] = self._slow_in_a_row.get(mix, 0) + 1
-                if self._slow_in_a_row[mix] >= self._slow_after:
+                if self._slow_in_a_row[mix] >= self.slow_after:
                     self._slow.add(mix)
             else:
                 self._slow_in_a_row[mix] = 0
-                if evidence.p50_ms <= self._fast_again * evidence.limit_ms:
+                if evidence.p50_ms <= self.fast_again * evidence.limit_ms:
                     self._slow.discard(mix)
 
     def answered(self, mix: str, row_ms: float, now: float) -> None:
@@ -80,14 +83,14 @@ class Readiness:
         due = [
             (at, mix)
             for mix, at in self._probed_at.items()
-            if now - at >= self._interval_s and not self._proven_by_traffic(mix, now, wall)
+            if now - at >= self.interval_s and not self._proven_by_traffic(mix, now, wall)
         ]
         return tuple(mix for _, mix in sorted(due))
 
     def doubtful(self) -> tuple[str, ...]:
         """Mixes seen slow, but not yet often enough to call them so: probe again at once."""
         return tuple(
-            mix for mix, count in self._slow_in_a_row.items() if 0 < count < self._slow_after
+            mix for mix, count in self._slow_in_a_row.items() if 0 < count < self.slow_after
         )
 
     def verdict(self) -> tuple[str, str]:
@@ -100,21 +103,17 @@ class Readiness:
         return "ready", f"{len(self._evidence)} modality mixes answered right and fast enough"
 
     def _proven_by_traffic(self, mix: str, now: float, wall: float) -> bool:
-        rows = [ms for at, ms in self._traffic.get(mix, ()) if now - at < self._interval_s]
+        rows = [ms for at, ms in self._traffic.get(mix, ()) if now - at < self.interval_s]
         old = self._evidence[mix]
-        if len(rows) < self._runs or median(rows) > old.limit_ms or mix in self._slow:
+        if len(rows) < self.runs or median(rows) > old.limit_ms or mix in self._slow:
             return False
         self._probed_at[mix] = now
-        self._evidence[mix] = Evidence(
-            mix=mix,
-            ok=old.ok,
+        self._evidence[mix] = replace(
+            old,
             reason=f"{len(rows)} rows of traffic, median {median(rows):.1f} ms",
             p50_ms=median(rows),
             max_ms=max(rows),
-            limit_ms=old.limit_ms,
             runs=len(rows),
-            worst_difference=old.worst_difference,
-            tolerance=old.tolerance,
             at=wall,
             source="traffic",
         )

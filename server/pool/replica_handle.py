@@ -11,6 +11,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
@@ -53,18 +54,17 @@ class ReplicaEvents(Protocol):
     def finished(self, replica: ReplicaHandle, entry: QueueEntry, outcome: Outcome) -> None: ...
 
 
+@dataclass(eq=False)
 class ReplicaHandle:
-    def __init__(
-        self,
-        index: int,
-        config: ServerConfig,
-        spawn: Spawn,
-        events: ReplicaEvents,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-    ) -> None:
-        self.index = index
-        self.name = str(index)
+    index: int
+    config: ServerConfig
+    spawn: Spawn
+    events: ReplicaEvents
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.name = str(self.index)
         self.state = "starting"
         self.reason = ""
         self.restarts = 0
@@ -73,15 +73,10 @@ class ReplicaHandle:
         self.answered = 0
         self._decoder_restarts = self._decoder_deadlines = self._decoder_lines = 0
         self.isolated = False  # kept free for one row that a replica died with
-        self._config = config
-        self._spawn = spawn
-        self._events = events
-        self._clock = clock
-        self._wall = wall
         self._begin_life()
 
     def _begin_life(self) -> None:
-        config = self._config
+        config = self.config
         self.held = InFlight(config.ahead_bytes)
         self.readiness = Readiness(
             config.probe_interval_s, config.probe_runs, config.slow_after, config.fast_again
@@ -90,7 +85,7 @@ class ReplicaHandle:
         self.facts: Facts | None = None
         self.fatal: tuple[str, str] | None = None
         self.probing = False
-        self.started_at = self.moved_at = self.worked_at = self.heard_at = self._clock()
+        self.started_at = self.moved_at = self.worked_at = self.heard_at = self.clock()
         self._still_since = (-math.inf, 0)  # when its processor ticks were these
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
@@ -116,14 +111,14 @@ class ReplicaHandle:
         """Why it must be killed, or "": a load without end, a process that hangs as a whole, or
         work without any progress."""
         if self.state in ("starting", "loading"):
-            late = now - self.started_at > self._config.load_timeout_s
-            return f"not loaded after {self._config.load_timeout_s:g} s" if late else ""
+            late = now - self.started_at > self.config.load_timeout_s
+            return f"not loaded after {self.config.load_timeout_s:g} s" if late else ""
         silent_s = now - self.heard_at
         if self.facts is not None and silent_s > link.HEARTBEAT_S and self._still(now):
             return f"no sign of life for {silent_s:.1f} s: {HEARTBEATS_MISSED} heartbeats missed"
         busy = bool(self.held) or self.probing
-        if busy and now - self.moved_at > self._config.stall_s:
-            return f"no progress for {self._config.stall_s:g} s"
+        if busy and now - self.moved_at > self.config.stall_s:
+            return f"no progress for {self.config.stall_s:g} s"
         return ""
 
     def _still(self, now: float) -> bool:
@@ -147,7 +142,7 @@ class ReplicaHandle:
     def hold(self, entry: QueueEntry) -> None:
         """Count a row as held; `send` follows, with all rows of this turn in one frame."""
         if not self.held:
-            self.moved_at = self._clock()
+            self.moved_at = self.clock()
         self.held.add(entry)
 
     def send(self, entries: Iterable[QueueEntry], now: float) -> None:
@@ -160,7 +155,7 @@ class ReplicaHandle:
     def probe(self, mixes: Iterable[str] = ()) -> None:
         """Ask for golden answers and speed of these mixes; none named: all."""
         self.probing = True
-        self.moved_at = self._clock()
+        self.moved_at = self.clock()
         self._probes += 1
         self._send(link.probe(self._probes, True, tuple(mixes)))
 
@@ -225,7 +220,7 @@ class ReplicaHandle:
 
     async def _spawned(self, end: socket.socket) -> ReplicaProcess | None:
         """None: it was stopped or killed before there was a process. Raises OSError."""
-        self._spawning = asyncio.ensure_future(self._spawn(self.index, end))
+        self._spawning = asyncio.ensure_future(self.spawn(self.index, end))
         try:
             # Waited for, not awaited: its cancellation is not that of this task.
             await asyncio.wait((self._spawning,))
@@ -271,14 +266,14 @@ class ReplicaHandle:
     # ---- messages of the replica -----------------------------------------------------------
 
     def _receive(self, message: Any) -> None:
-        self.heard_at = self._clock()
+        self.heard_at = self.clock()
         kind = message.WhichOneof("message")
         if kind is None:
             raise LinkBroken("an empty message")
         getattr(self, f"_on_{kind}")(getattr(message, kind))
 
     def _on_loading(self, loading: Any) -> None:
-        self.moved_at = self._clock()
+        self.moved_at = self.clock()
         self._loading, self._step = loading.fraction, loading.step
         if self.state in ("starting", "loading"):
             self.state, self.reason = "loading", loading.step
@@ -286,7 +281,7 @@ class ReplicaHandle:
     def _on_hello(self, hello: Any) -> None:
         self.facts = link.facts(hello)
         self.device, self._load_s = hello.device, hello.load_s
-        refusal = self._events.loaded(self)
+        refusal = self.events.loaded(self)
         if refusal:
             self.fatal = ("stamp", refusal)
             self.kill(refusal)
@@ -296,33 +291,33 @@ class ReplicaHandle:
 
     def _on_room(self, room: Any) -> None:
         self.held.rows_room, self.held.tokens_room = room.rows, room.cost
-        self._events.freed(self)
+        self.events.freed(self)
 
     def _on_begun(self, begun: Any) -> None:
-        self.moved_at = self._clock()
+        self.moved_at = self.clock()
         for entry_id in begun.ids:
             self.held.begin(entry_id)
-        self._events.freed(self)
+        self.events.freed(self)
 
     def _on_done(self, done: Any) -> None:
         self._done(done, ())
-        self._events.freed(self)
+        self.events.freed(self)
 
     def _on_done_batch(self, batch: Any) -> None:
         together = tuple(done.id for done in batch.items)
         for done in batch.items:
             self._done(done, together)
-        self._events.freed(self)
+        self.events.freed(self)
 
     def _done(self, done: Any, together: tuple[str, ...]) -> None:
         entry = self._release(done.id)
         if entry is not None:
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.outcome(done, total_ms, self.index, together)
-            self._events.finished(self, entry, outcome)
+            self.events.finished(self, entry, outcome)
 
     def _on_token(self, token: Any) -> None:
-        self.moved_at = self._clock()
+        self.moved_at = self.clock()
         entry = self.held.get(token.id)
         if entry is not None and token.text and entry.token is not None:
             entry.streamed = True
@@ -332,19 +327,19 @@ class ReplicaHandle:
             entry.finish_reason, entry.tokens = token.finish_reason, token.tokens
             total_ms = (self.worked_at - entry.queued_at) * 1e3
             outcome = link.generated(token, total_ms, self.index)
-            self._events.finished(self, entry, outcome)
-            self._events.freed(self)
+            self.events.finished(self, entry, outcome)
+            self.events.freed(self)
 
     def _on_probed(self, probed: Any) -> None:
         self.probing = False
-        self.moved_at = self._clock()
-        wall = self._wall()
+        self.moved_at = self.clock()
+        wall = self.wall()
         found = [link.evidence(mix, wall) for mix in probed.mixes]
         self.readiness.probed(found, self.moved_at)
-        self._events.judged(self)
+        self.events.judged(self)
 
     def _on_looked(self, looked: Any) -> None:
-        self.integrity.heard(looked, self._wall())
+        self.integrity.heard(looked, self.wall())
 
     def _on_load(self, load: Any) -> None:
         self._load = load
@@ -362,7 +357,7 @@ class ReplicaHandle:
         self.fatal = (fatal.code, fatal.message)
 
     def _release(self, entry_id: str) -> QueueEntry | None:
-        self.moved_at = self.worked_at = self._clock()
+        self.moved_at = self.worked_at = self.clock()
         entry = self.held.release(entry_id)
         self.answered += entry is not None
         if entry is not None:
@@ -390,7 +385,7 @@ class ReplicaHandle:
             loading_fraction=self._loading,
             self_check=self.self_check,
             p95_ms=self._p95_ms(),
-            last_progress=self._wall() - (self._clock() - self.moved_at),
+            last_progress=self.wall() - (self.clock() - self.moved_at),
             last_exit=self.last_exit,
             last_exit_at=self.last_exit_at,
             decoder_restarts=self._decoder_restarts,

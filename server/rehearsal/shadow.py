@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from server.pool.pool import Pool
 from server.rehearsal.submit import says_nothing, submit
@@ -24,39 +24,34 @@ WITHIN_S = 30.0  # for an answer of the candidate
 LOOK_S = 0.05
 
 
+@dataclass(eq=False)
 class Shadow:
     """`on_pair` gets a live row, what its caller was answered, and the answer of the candidate."""
 
-    def __init__(
-        self,
-        share: float,
-        active: Pool,
-        candidate: Pool,
-        on_pair: Callable[[Work, Outcome, Outcome], None],
-        clock: Callable[[], float],
-    ) -> None:
+    share: float
+    active: Pool
+    candidate: Pool
+    on_pair: Callable[[Work, Outcome, Outcome], None]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self.answered = self.dropped = 0
-        self._share = share
-        self._active = active
-        self._candidate = candidate
-        self._on_pair = on_pair
-        self._clock = clock
         self._waiting: deque[tuple[Work, Outcome]] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
 
     def offer(self, pool: Pool, work: Work, outcome: Outcome) -> None:
         """A row has been answered. Returns at once and raises nothing."""
-        if pool is not self._active or work.task != "classify":
+        if pool is not self.active or work.task != "classify":
             return
         too_late = outcome.fault is not None and outcome.fault.code == "DEADLINE_EXCEEDED"
         if too_late or says_nothing(outcome):
             return
         # Not the draw that decides which payloads are kept: those would all be in the shadow.
-        if uniform(f"shadow {work.id}") >= self._share:
+        if uniform(f"shadow {work.id}") >= self.share:
             return
         full = len(self._waiting) >= MOST_WAITING or self._bytes + len(work.example) > MOST_BYTES
-        if full or self._active.waiting:
+        if full or self.active.waiting:
             self.dropped += 1
             return
         self._waiting.append((work, outcome))
@@ -71,7 +66,7 @@ class Shadow:
                 await self._arrived.wait()
             work, outcome = self._waiting.popleft()
             self._bytes -= len(work.example)
-            if self._active.waiting:
+            if self.active.waiting:
                 self.dropped += 1
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -79,14 +74,14 @@ class Shadow:
                 work,
                 id=f"{work.id}-shadow",
                 priority=LOW,
-                deadline=self._clock() + WITHIN_S,
+                deadline=self.clock() + WITHIN_S,
                 session="",
                 expected_stamps=frozenset(),
                 keep_payload=False,
             )
-            answer = await submit(self._candidate, again)
+            answer = await submit(self.candidate, again)
             if says_nothing(answer):
                 self.dropped += 1
                 continue
             self.answered += 1
-            self._on_pair(work, outcome, answer)
+            self.on_pair(work, outcome, answer)

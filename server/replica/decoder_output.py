@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 MOST_LINES = 10  # a period
 PERIOD_S = 60.0
@@ -21,18 +22,15 @@ MOST_IDS = 4
 _BLOCK_BYTES = 1 << 16
 
 
+@dataclass(eq=False)
 class LineLimit:
     """Passes on the first lines of a period, and reports how many it dropped before the next."""
 
-    def __init__(
-        self,
-        write: Callable[[str], object],
-        decoding: Callable[[], Collection[str]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._write = write
-        self._decoding = decoding
-        self._clock = clock
+    write: Callable[[str], object]
+    decoding: Callable[[], Collection[str]]
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._period_ends = 0.0
         self._passed = 0
         self.dropped = 0  # in this period
@@ -50,10 +48,10 @@ class LineLimit:
         if not line.strip():
             return
         self.lines += 1
-        now = self._clock()
+        now = self.clock()
         if now >= self._period_ends:
             if self.dropped:
-                self._write(f"decoders: {self.dropped} more lines were dropped\n")
+                self.write(f"decoders: {self.dropped} more lines were dropped\n")
             self._period_ends, self._passed, self.dropped = now + PERIOD_S, 0, 0
         if self._passed >= MOST_LINES:
             self.dropped += 1
@@ -61,9 +59,9 @@ class LineLimit:
         self._passed += 1
         text = line[:LONGEST_LINE].decode("ascii", "backslashreplace")
         shown = "".join(c if c.isprintable() else "?" for c in text)
-        ids = " ".join(sorted(self._decoding())[:MOST_IDS])
+        ids = " ".join(sorted(self.decoding())[:MOST_IDS])
         where = f" (decoding {ids})" if ids else ""
-        self._write(f"decoder: {shown}{where}\n")
+        self.write(f"decoder: {shown}{where}\n")
 
 
 def limit_native_output(decoding: Callable[[], Collection[str]] = tuple) -> LineLimit:

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
@@ -29,54 +30,51 @@ ROW_WEIGHT = 0.1  # of the newest forward in the mean
 BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
 
 
+@dataclass(eq=False)
 class Executor:
-    def __init__(
-        self,
-        model: Model,
-        send: Send,
-        budget: Budget,
-        crew: Crew,
-        generations: int,
-        clock: Callable[[], float] = time.monotonic,
-        decoding: set[str] | None = None,
-    ) -> None:
-        """`decoding` is kept to the ids whose parts are being decoded."""
-        self._model = model
-        self._send = send
-        self._budget = budget
-        self._crew = crew
-        self._clock = clock
+    """`decoding` is kept to the ids whose parts are being decoded."""
+
+    model: Model
+    send: Send
+    budget: Budget
+    crew: Crew
+    generations: int
+    clock: Callable[[], float] = time.monotonic
+    decoding: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._rows: dict[
             str, WorkRow
         ] = {}  # Invariant: every row from submit until its last message
-        self._decoding = set() if decoding is None else decoding
-        self._work_queue = WorkQueue(crew, budget.rows)
-        self._generations = Generations(model, send, self._forget, generations, clock, budget)
+        self._work_queue = WorkQueue(self.crew, self.budget.rows)
+        self._generations = Generations(
+            self.model, self.send, self._forget, self.generations, self.clock, self.budget
+        )
         self._row_s = 0.0  # what a row adds to a forward, about
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
 
     def start(self) -> None:
-        loops = [self._decode_loop] * self._crew.decoders + [self._compute_loop]
-        if not self._crew.shared_cores:
+        loops = [self._decode_loop] * self.crew.decoders + [self._compute_loop]
+        if not self.crew.shared_cores:
             loops.append(self._encode_loop)
         for loop in loops:
             threading.Thread(target=self._run, args=(loop,), daemon=True).start()
 
     def _run(self, loop: Callable[[], None]) -> None:
-        self._model.enter_thread()
+        self.model.enter_thread()
         run_thread(loop)
 
     # ---- from the reading thread -------------------------------------------------------------
 
     def submit(self, batch: replica_pb2.WorkBatch, examples: Sequence[bytes]) -> None:
-        now = self._clock()
+        now = self.clock()
         rows = [
             WorkRow(
                 work,
                 example,
                 now + work.expires_in_s if work.expires_in_s else float("inf"),
-                self._model.lane(example),
+                self.model.lane(example),
             )
             for work, example in zip(batch.items, examples, strict=True)
         ]
@@ -96,7 +94,7 @@ class Executor:
     def load(self) -> dict[str, Any]:
         """Fields of Load about the texts being written. From any thread."""
         writing, waiting = self._generations.counts
-        used, most = self._model.text_bytes()
+        used, most = self.model.text_bytes()
         return {
             "texts_writing": writing,
             "texts_waiting": waiting,
@@ -114,14 +112,14 @@ class Executor:
     def _decode(self, row: WorkRow) -> None:
         if self._dropped(row, self._row_s):
             return
-        self._decoding.add(row.work.id)
+        self.decoding.add(row.work.id)
         try:
-            with fault_guard("PREPARE_FAILED", self._model.broken_by):
-                row.ready = self._model.prepare(row.work, row.example)
+            with fault_guard("PREPARE_FAILED", self.model.broken_by):
+                row.ready = self.model.prepare(row.work, row.example)
         except Failed as error:
             self._fail(row, error.fault)
         finally:
-            self._decoding.discard(row.work.id)
+            self.decoding.discard(row.work.id)
 
     def _compute_loop(self) -> None:
         what, which = self._work_queue.next(writing=bool(self._generations))
@@ -138,12 +136,12 @@ class Executor:
 
     def _next_batch(self) -> list[WorkRow]:
         ready = self._work_queue.take_ready()
-        need_s = self._row_s * min(len(ready), self._budget.rows)
+        need_s = self._row_s * min(len(ready), self.budget.rows)
         alive = [row for row in ready if not self._dropped(row, need_s)]
         self._generations.take([row for row in alive if row.work.task == "generate"])
         scored = [row for row in alive if row.work.task != "generate"]
         tokens = [row.ready.tokens for row in scored if row.ready is not None]
-        count = compose(tokens, self._budget)
+        count = compose(tokens, self.budget)
         self._work_queue.put_back(scored[count:])
         return scored[:count]
 
@@ -152,16 +150,16 @@ class Executor:
         if not rows:
             self._under_way.release()
             return
-        self._send(begun(rows))
+        self.send(begun(rows))
         began = time.perf_counter()
         try:
-            with fault_guard("FORWARD_FAILED", self._model.broken_by):
-                found = self._model.forward([row.ready.row for row in rows if row.ready])
+            with fault_guard("FORWARD_FAILED", self.model.broken_by):
+                found = self.model.forward([row.ready.row for row in rows if row.ready])
         except Failed as error:
             self._under_way.release()
             self._failed_forward(rows, error.fault)
             return
-        if self._crew.shared_cores:
+        if self.crew.shared_cores:
             self._encode(rows, found, began)
         else:
             self._computed.put((rows, found, began))
@@ -179,10 +177,10 @@ class Executor:
 
     def _encode(self, rows: list[WorkRow], found: Any, began: float) -> None:
         try:
-            with fault_guard("FINISH_FAILED", self._model.broken_by):
-                self._model.wait(found)
+            with fault_guard("FINISH_FAILED", self.model.broken_by):
+                self.model.wait(found)
                 computed = time.perf_counter()
-                dones = self._model.finish(found)
+                dones = self.model.finish(found)
         except Failed as error:
             for row in rows:
                 self._fail(row, error.fault)
@@ -197,22 +195,22 @@ class Executor:
             message.done_batch.items.append(done)
         for row in rows:  # first: the answer may bring the next row before this thread goes on
             self._forget(row.work.id)
-        self._send(message)
+        self.send(message)
 
     def _run_probe(self, probe: replica_pb2.Probe) -> None:
         answer = replica_pb2.FromReplica()
         answer.probed.id = probe.id
-        for mix in self._model.probe(list(probe.mixes)):
+        for mix in self.model.probe(list(probe.mixes)):
             answer.probed.mixes.append(mix)
-            self._send(_progress(f"probe of {mix.mix}"))
+            self.send(_progress(f"probe of {mix.mix}"))
         answer.probed.ok = all(mix.ok for mix in answer.probed.mixes)
-        self._send(answer)
+        self.send(answer)
 
     # ---- rows that end here ------------------------------------------------------------------
 
     def _dropped(self, row: WorkRow, need_s: float) -> bool:
         """`need_s`: what is still to be done for it takes at least that long."""
-        left_s = row.expires_at - self._clock()
+        left_s = row.expires_at - self.clock()
         if row.cancelled:
             self._fail(row, _fault("CANCELLED", "CANCELLED", "the caller went away"))
         elif left_s <= 0:
@@ -229,7 +227,7 @@ class Executor:
         message = replica_pb2.FromReplica()
         message.done.fault.CopyFrom(fault)
         _complete(message.done, row, 0, 0.0, 0.0)
-        self._send(message)
+        self.send(message)
         self._forget(row.work.id)
 
     def _forget(self, entry_id: str) -> None:

@@ -64,37 +64,33 @@ class Forkable:
         )
 
 
+@dataclass(eq=False)
 class ForkServer:
     """`begin` becomes the replica in the forked process: (its arguments, why it was forked)."""
 
-    def __init__(
-        self,
-        control: socket.socket,
-        begin: Callable[[Sequence[str], str], None],
-        state: Callable[[], Forkable],
-        stale: Callable[[], str] = lambda: "",
-    ) -> None:
-        self._control = control
-        self._begin = begin
-        self._state = state
-        self._stale = stale
+    control: socket.socket
+    begin: Callable[[Sequence[str], str], None]
+    state: Callable[[], Forkable]
+    stale: Callable[[], str] = lambda: ""
+
+    def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ)
+        self._selector.register(self.control, selectors.EVENT_READ)
         self._replicas: dict[int, int] = {}  # pidfd -> pid
 
     def serve(self) -> None:
         """Returns when the front is gone."""
-        state = self._state()
+        state = self.state()
         self._send({"kind": "ready", "number": 0, "why_not": state.why_not()})
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj is not self._control:
+                if key.fileobj is not self.control:
                     self._reap(key.fd)
                 elif not self._receive():
                     return
 
     def _receive(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+        data, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 1)
         if not data:
             return False
         with socket.socket(fileno=descriptors[0]) as end:
@@ -102,7 +98,7 @@ class ForkServer:
         return True
 
     def _fork(self, request: Fork, end: socket.socket) -> None:
-        state, stale = self._state(), self._stale()
+        state, stale = self.state(), self.stale()
         answer = {"number": request.number}
         if stale or state.why_not():
             why = stale or state.why_not()
@@ -128,7 +124,7 @@ class ForkServer:
         try:
             os.setsid()  # as a replica of its own: signals of a terminal reach the front alone
             self._selector.close()
-            self._control.close()
+            self.control.close()
             for pidfd in self._replicas:
                 os.close(pidfd)
             os.environ.clear()
@@ -139,7 +135,7 @@ class ForkServer:
             sys.argv = ["", *request.command[module + 1 :]]
             os.write(ready, b"1")
             os.close(ready)
-            self._begin([*request.command[module + 1 :], "--fd", str(end.detach())], why)
+            self.begin([*request.command[module + 1 :], "--fd", str(end.detach())], why)
         except BaseException:  # the interpreter must not go back into the fork server's loop
             traceback.print_exc()
             sys.stderr.flush()
@@ -156,7 +152,7 @@ class ForkServer:
 
     def _send(self, message: Mapping[str, Any], *descriptors: int) -> None:
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+            socket.send_fds(self.control, [json.dumps(message).encode()], descriptors)
         except ConnectionError:
             os._exit(0)  # the front is gone
 
@@ -202,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     control = socket.socket(fileno=fd)
     before = fingerprint()
     began = time.monotonic()
+    gc.disable()  # looking through three thousand modules took a tenth of the time
     imported = replica.preload()
+    gc.enable()
     import_s = time.monotonic() - began
     gc.collect()
     gc.freeze()  # a collection would write to the header of every object, and so unshare it

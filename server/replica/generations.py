@@ -25,23 +25,18 @@ class LiveGeneration:
     began: float
 
 
+@dataclass(eq=False)
 class Generations:
-    def __init__(
-        self,
-        model: Model,
-        send: Callable[[replica_pb2.FromReplica], None],
-        forget: Callable[[str], None],
-        most: int,
-        clock: Callable[[], float],
-        budget: Budget,
-    ) -> None:
-        """`most` texts are written at once; `budget` bounds the prompts that are read together."""
-        self._model = model
-        self._budget = budget
-        self._send = send
-        self._forget = forget
-        self._most = most
-        self._clock = clock
+    """`most` texts are written at once; `budget` bounds the prompts that are read together."""
+
+    model: Model
+    send: Callable[[replica_pb2.FromReplica], None]
+    forget: Callable[[str], None]
+    most: int
+    clock: Callable[[], float]
+    budget: Budget
+
+    def __post_init__(self) -> None:
         self._waiting: deque[WorkRow] = deque()
         self._alone = 0  # of those that wait, so many of the first begin one at a time
         self._generations: dict[str, LiveGeneration] = {}
@@ -70,8 +65,8 @@ class Generations:
         if not self._generations:
             return
         try:
-            with fault_guard("GENERATE_FAILED", self._model.broken_by):
-                self._model.step()
+            with fault_guard("GENERATE_FAILED", self.model.broken_by):
+                self.model.step()
         except Failed as error:
             for generation in list(self._generations.values()):
                 generation.text.cancel()
@@ -83,22 +78,22 @@ class Generations:
     def _next_group(self) -> list[WorkRow]:
         """The texts to begin now, first come first served: whatever fits beside those being
         written. None where the first in line has to wait."""
-        places = self._most - len(self._generations)
+        places = self.most - len(self._generations)
         if self._alone:
             places = min(places, 1)
         rows = list(islice(self._waiting, max(0, places)))
-        count = compose([row.ready.tokens for row in rows if row.ready], self._budget)
+        count = compose([row.ready.tokens for row in rows if row.ready], self.budget)
         if count:
-            count = self._model.startable([row.ready.row for row in rows[:count] if row.ready])
+            count = self.model.startable([row.ready.row for row in rows[:count] if row.ready])
         self._alone = max(0, self._alone - count)
         return [self._waiting.popleft() for _ in range(count)]
 
     def _begin(self, rows: Sequence[WorkRow]) -> None:
-        self._send(begun(rows))
+        self.send(begun(rows))
         began = time.perf_counter()
         try:
-            with fault_guard("GENERATE_FAILED", self._model.broken_by):
-                texts = self._model.start([row.ready.row for row in rows if row.ready])
+            with fault_guard("GENERATE_FAILED", self.model.broken_by):
+                texts = self.model.start([row.ready.row for row in rows if row.ready])
         except Failed as error:
             self._failed_start(rows, error.fault)
             return
@@ -117,13 +112,13 @@ class Generations:
 
     def _advance(self, generation: LiveGeneration) -> None:
         row = generation.row
-        if row.cancelled or self._clock() >= row.expires_at:
+        if row.cancelled or self.clock() >= row.expires_at:
             generation.text.cancel()
             self._end(generation, _gone(row))
         elif generation.text.finished:
             self._end(generation, None)
         elif piece := generation.text.take():
-            self._send(replica_pb2.FromReplica(token=replica_pb2.Token(id=row.work.id, text=piece)))
+            self.send(replica_pb2.FromReplica(token=replica_pb2.Token(id=row.work.id, text=piece)))
 
     def _end(self, generation: LiveGeneration, fault: inference_pb2.Fault | None) -> None:
         row = generation.row
@@ -131,7 +126,7 @@ class Generations:
         message = replica_pb2.FromReplica()
         token = message.token
         if row.ready is not None and fault is None:
-            token.CopyFrom(self._model.end(row.ready.row, generation.text))
+            token.CopyFrom(self.model.end(row.ready.row, generation.text))
             token.text = generation.text.take()
         if fault is not None:
             token.fault.CopyFrom(fault)
@@ -140,11 +135,11 @@ class Generations:
         if row.ready is not None:
             token.timing.decode_ms = row.ready.decode_ms
             token.timing.preprocess_ms = row.ready.preprocess_ms
-        self._send(message)
-        self._forget(row.work.id)
+        self.send(message)
+        self.forget(row.work.id)
 
     def _drop_waiting(self) -> None:
-        now = self._clock()
+        now = self.clock()
         for row in list(self._waiting):
             if row.cancelled or now >= row.expires_at:
                 self._waiting.remove(row)
@@ -152,8 +147,8 @@ class Generations:
 
     def _refuse(self, row: WorkRow, fault: inference_pb2.Fault) -> None:
         token = replica_pb2.Token(id=row.work.id, last=True, fault=fault)
-        self._send(replica_pb2.FromReplica(token=token))
-        self._forget(row.work.id)
+        self.send(replica_pb2.FromReplica(token=token))
+        self.forget(row.work.id)
 
 
 def _gone(row: WorkRow) -> inference_pb2.Fault:

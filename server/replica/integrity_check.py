@@ -13,6 +13,7 @@ from typing import Protocol
 
 from proto import replica_pb2
 from server.replica.fault_guard import Failed, fault_guard
+from server.request.by_name import filled
 
 Send = Callable[[replica_pb2.FromReplica], None]
 
@@ -70,13 +71,7 @@ class IntegrityCheck:
         try:
             with fault_guard("LOOK_FAILED"):
                 found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
-                for item in found:
-                    looked.changed.add(
-                        kind=item.kind,
-                        name=item.name,
-                        message=item.message,
-                        affects_answers_now=item.affects_answers_now,
-                    )
+                looked.changed.extend(filled(replica_pb2.Changed, item) for item in found)
         except Failed as error:  # a look that fails silently would pass for a good one
             looked.error = error.fault.message
         looked.took_ms = (time.perf_counter() - began) * 1e3

@@ -15,16 +15,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from proto import inference_pb2, replica_pb2
 from server.telemetry.outputs import Timing, outputs_of
 from server.telemetry.record import FeatureSpec
+from server.telemetry.rows import IntegrityChange
 from server.types import (
     PART_USED_FIELDS,
     Answer,
-    Changed,
     Evidence,
     Facts,
     Fault,
@@ -94,15 +95,13 @@ class Vectors:
         self._watched = wanted
 
 
+@dataclass(eq=False)
 class FrontLink:
     """The front's end. Writing never waits: what is sent ahead is bounded by the pool."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, vectors: Vectors
-    ) -> None:
-        self._reader = reader
-        self._writer = writer  # for its end alone
-        self._vectors = vectors
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter  # for its end alone
+    vectors: Vectors
 
     @classmethod
     async def over(cls, sock: socket.socket) -> FrontLink:
@@ -116,23 +115,23 @@ class FrontLink:
 
     def send(self, message: replica_pb2.ToReplica, payloads: Iterable[bytes] = ()) -> None:
         body = message.SerializeToString()
-        self._vectors.write((LENGTH.pack(len(body)), body, *payloads))
+        self.vectors.write((LENGTH.pack(len(body)), body, *payloads))
 
     async def receive(self) -> replica_pb2.FromReplica | None:
         """The next message; None when the replica is gone."""
         try:
-            (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            (size,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
             if size > LONGEST_FRAME:
                 raise LinkBroken(f"a frame of {size} bytes")
             message = replica_pb2.FromReplica()
-            message.ParseFromString(await self._reader.readexactly(size))
+            message.ParseFromString(await self.reader.readexactly(size))
             return message
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
     def close(self) -> None:
-        self._vectors.close()
-        self._writer.close()
+        self.vectors.close()
+        self.writer.close()
 
 
 class ReplicaLink:
@@ -231,9 +230,9 @@ def verify(number: int, disk: bool) -> replica_pb2.ToReplica:
     return replica_pb2.ToReplica(verify=replica_pb2.Verify(id=number, disk=disk))
 
 
-def changed(looked: replica_pb2.Looked) -> tuple[Changed, ...]:
+def changed(looked: replica_pb2.Looked) -> tuple[IntegrityChange, ...]:
     return tuple(
-        Changed(item.kind, item.name, item.message, item.affects_answers_now)
+        IntegrityChange(item.kind, item.name, item.message, item.affects_answers_now)
         for item in looked.changed
     )
 
@@ -329,16 +328,6 @@ def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcom
 
 
 def evidence(mix: replica_pb2.MixProbe, at: float) -> Evidence:
-    return Evidence(
-        mix=mix.mix,
-        ok=mix.ok,
-        reason=mix.reason,
-        p50_ms=mix.p50_ms,
-        max_ms=mix.max_ms,
-        limit_ms=mix.limit_ms,
-        runs=mix.runs,
-        worst_difference=mix.worst_difference,
-        tolerance=mix.tolerance,
-        at=at,
-        source="probe",
-    )
+    """Its fields have the names of the message's."""
+    named = {field.name: getattr(mix, field.name) for field in mix.DESCRIPTOR.fields}
+    return Evidence(**named, at=at, source="probe")

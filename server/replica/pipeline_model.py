@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -36,31 +36,31 @@ ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
 
+@dataclass(eq=False)
 class PipelineModel:
-    """The Model (server/replica/model.py) a pipeline makes."""
+    """The Model (server/replica/model.py) a pipeline makes. `shared_bytes` of the
+    weights are another process's memory."""
 
-    def __init__(
-        self, pipeline: Pipeline, decoders: PartDecoders, probe_runs: int, shared_bytes: int = 0
-    ) -> None:
-        """`shared_bytes` of the weights are another process's memory."""
-        self._pipeline = pipeline
-        self._shared_bytes = shared_bytes
-        self._decoders = decoders
-        self._probe_runs = probe_runs
+    pipeline: Pipeline
+    decoders: PartDecoders
+    probe_runs: int
+    shared_bytes: int = 0
+
+    def __post_init__(self) -> None:
         self._most_text_bytes = 0
         self.set_aside(sys.maxsize)
-        self._names = tuple(feature.name for feature in pipeline.features)
-        self._stamp = pipeline.stamp.hex
+        self._names = tuple(feature.name for feature in self.pipeline.features)
+        self._stamp = self.pipeline.stamp.hex
 
     def enter_thread(self) -> None:
         from pipelines.models import device
 
-        device.enter_thread(self._pipeline.backbone.device)
+        device.enter_thread(self.pipeline.backbone.device)
 
     def set_aside(self, text_bytes: int) -> None:
         """Bounds the memory of texts; none is being written."""
         self._most_text_bytes = text_bytes
-        self._writing = self._pipeline.writing(text_bytes)
+        self._writing = self.pipeline.writing(text_bytes)
 
     def record(self, capture: Capture, texts: int) -> str:
         """Records small batches, and steps of up to so many texts; none is being written. Returns
@@ -74,11 +74,11 @@ class PipelineModel:
         most = self._most_text_bytes
         recorder = GraphRecorder(capture, most + self._activation_bytes(), RECORDING_S)
         try:
-            record_steps(self._pipeline, self._writing, recorder, texts, most)
-            record_batches(self._pipeline, recorder)
+            record_steps(self.pipeline, self._writing, recorder, texts, most)
+            record_batches(self.pipeline, recorder)
         except torch.OutOfMemoryError:  # for the buffers themselves
             self.set_aside(most)
-            self._pipeline.backbone.recorded = None
+            self.pipeline.backbone.recorded = None
             return "not recorded: memory ends"
         return str(recorder)
 
@@ -86,7 +86,7 @@ class PipelineModel:
         """The most that was in use beside the weights."""
         import torch
 
-        device = self._pipeline.backbone.device
+        device = self.pipeline.backbone.device
         if device.type != "cuda":
             return 0
         peak: int = torch.cuda.max_memory_allocated(device)
@@ -95,37 +95,37 @@ class PipelineModel:
     @property
     def _own_bytes(self) -> int:
         """Of the weights: the allocator of this process knows no others."""
-        return max(0, self._pipeline.weight_bytes - self._shared_bytes)
+        return max(0, self.pipeline.weight_bytes - self.shared_bytes)
 
     def warm(self, rows: int) -> None:
         """Runs every mix alone, a full mixed batch and a text: no caller is the first."""
         from pipelines.bundle import golden_file
 
-        samples = [case.sample for case in golden_file.read(self._pipeline.bundle)[0]]
+        samples = [case.sample for case in golden_file.read(self.pipeline.bundle)[0]]
         for sample in samples:
-            self._pipeline.predict([sample])
+            self.pipeline.predict([sample])
         # In one forward: `predict` would split it.
-        self._pipeline.score([self._pipeline.prepare(s) for s in (samples * rows)[:rows]])
+        self.pipeline.score([self.pipeline.prepare(s) for s in (samples * rows)[:rows]])
         text = replace(self._richest(), task="generate", max_new_tokens=2)
-        for _ in self._pipeline.generate(text):
+        for _ in self.pipeline.generate(text):
             pass
 
     @property
     def longest_warm(self) -> int:
         """Tokens of a row of `measure`."""
-        return self._pipeline.prepare(self._richest()).tokens
+        return self.pipeline.prepare(self._richest()).tokens
 
     def measure(self, rows: int) -> float | None:
         """Seconds of a forward of so many rows of every modality, the shorter of two; None where
         memory ends."""
         import torch
 
-        prepared = [self._pipeline.prepare(self._richest())] * rows
+        prepared = [self.pipeline.prepare(self._richest())] * rows
         took = []
         try:
             for _ in range(3):  # the first one allocates
                 began = time.perf_counter()
-                self._pipeline.forward(self._pipeline.collate(prepared)).wait()
+                self.pipeline.forward(self.pipeline.collate(prepared)).wait()
                 took.append(time.perf_counter() - began)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -136,7 +136,7 @@ class PipelineModel:
         """What the weights take, and on a GPU the most that has been in use."""
         import torch
 
-        backbone = self._pipeline.backbone
+        backbone = self.pipeline.backbone
         kind = str(backbone.dtype).removeprefix("torch.")
         size, own = backbone.weight_bytes / placement.MIB, self._own_bytes / placement.MIB
         weights = f"weights {size:,.0f} MiB in {kind}, {own:,.0f} of them this replica's own"
@@ -149,11 +149,11 @@ class PipelineModel:
     def _richest(self) -> Sample:
         from pipelines.bundle import golden_file
 
-        samples = (case.sample for case in golden_file.read(self._pipeline.bundle)[0])
+        samples = (case.sample for case in golden_file.read(self.pipeline.bundle)[0])
         return max(samples, key=lambda sample: len(sample.parts))
 
     def hello(self, device: str, reasons: dict[str, str]) -> replica_pb2.Hello:
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         hello = replica_pb2.Hello(
             stamp_hex=pipeline.stamp.hex,
             stamp_name=pipeline.stamp.name,
@@ -178,7 +178,7 @@ class PipelineModel:
         if len(example) > LIGHT_EXAMPLE_BYTES:
             return "heavy"
         try:
-            return self._decoders.lane(sample_of(replica_pb2.Work(), example).parts)
+            return self.decoders.lane(sample_of(replica_pb2.Work(), example).parts)
         except Rejected:
             return "direct"  # to be refused
 
@@ -187,8 +187,8 @@ class PipelineModel:
 
         sample = sample_of(work, example)
         try:
-            with self._decoders.row(sample.parts) as decode_part:
-                row = self._pipeline.prepare(sample, decode_part)
+            with self.decoders.row(sample.parts) as decode_part:
+                row = self.pipeline.prepare(sample, decode_part)
         except BadInput as error:
             if short_of_memory(error):
                 raise  # not the input's fault: fault_guard answers
@@ -196,13 +196,13 @@ class PipelineModel:
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
     def forward(self, rows: Sequence[Prepared]) -> ForwardResult:
-        return self._pipeline.forward(self._pipeline.collate(rows))
+        return self.pipeline.forward(self.pipeline.collate(rows))
 
     def wait(self, found: ForwardResult) -> None:
         found.wait()
 
     def finish(self, found: ForwardResult) -> list[replica_pb2.Done]:
-        return [self._done(prediction) for prediction in self._pipeline.finish(found)]
+        return [self._done(prediction) for prediction in self.pipeline.finish(found)]
 
     def startable(self, rows: Sequence[Prepared]) -> int:
         count = len(rows)
@@ -219,7 +219,7 @@ class PipelineModel:
         from pipelines.models.kv_cache import NoRoom
 
         try:
-            return self._pipeline.start(self._writing, rows)
+            return self.pipeline.start(self._writing, rows)
         except NoRoom as error:
             message = f"{error}; send a shorter prompt or a lower max_new_tokens"
             raise Failed(
@@ -232,7 +232,7 @@ class PipelineModel:
         self._writing.step()
 
     def end(self, row: Prepared, text: Generation) -> replica_pb2.Token:
-        prediction = self._pipeline.written(row, text)
+        prediction = self.pipeline.written(row, text)
         return replica_pb2.Token(
             finish_reason=FINISH_REASONS.get(text.ending, text.ending),
             tokens=len(text.tokens),
@@ -245,9 +245,9 @@ class PipelineModel:
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
         from pipelines.bundle import golden, golden_file
 
-        cases = golden_file.read(self._pipeline.bundle)[0]
+        cases = golden_file.read(self.pipeline.bundle)[0]
         for mix in mixes or dict.fromkeys(case.mix for case in cases):
-            (found,) = golden.probe(self._pipeline, (mix,), self._probe_runs)
+            (found,) = golden.probe(self.pipeline, (mix,), self.probe_runs)
             yield filled(replica_pb2.MixProbe, found)
 
     def broken_by(self, error: Exception) -> bool:

@@ -26,7 +26,7 @@ _LOOSE = (pb.PredictRequest, pb.GenerateRequest, pb.Example, pb.Part, pb.Feedbac
 
 def _loose_classes() -> dict[str, type[message.Message]]:
     """The messages above, rebuilt with loose types in a pool of their own."""
-    file = descriptor_pb2.FileDescriptorProto(name="trefoil/envelope.proto", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(name="trefoil/lazy.proto", syntax="proto3")
     file.package = "trefoil.v1"
     for strict in _LOOSE:
         loose = file.message_type.add()

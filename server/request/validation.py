@@ -68,21 +68,15 @@ def prediction_id(unix_ms: int | None = None) -> str:
     return f"{high << 64 | low:032x}"
 
 
+@dataclass(eq=False)
 class Validator:
-    def __init__(
-        self,
-        config: ServerConfig,
-        uploads: UploadStore,
-        clock: Callable[[], float] = time.monotonic,
-        new_id: Callable[[], str] = prediction_id,
-        facts: Callable[[], Facts | None] = lambda: None,
-    ) -> None:
-        """`facts` are those of the bundle that serves, whose limits count too."""
-        self._config = config
-        self._uploads = uploads
-        self._clock = clock
-        self._new_id = new_id
-        self._facts = facts
+    """`facts` are those of the bundle that serves, whose limits count too."""
+
+    config: ServerConfig
+    uploads: UploadStore
+    clock: Callable[[], float] = time.monotonic
+    new_id: Callable[[], str] = prediction_id
+    facts: Callable[[], Facts | None] = lambda: None
 
     def predict(self, data: bytes, caller: Caller) -> ParsedRequest:
         """Raises Refused for what concerns the request as a whole."""
@@ -92,7 +86,7 @@ class Validator:
         rows = tuple(request.examples)
         if not rows:
             raise Refused(bad_input("examples", "EMPTY", "a request needs at least one example"))
-        _at_most(len(rows), self._config.max_examples, "examples", "TOO_MANY_EXAMPLES", "examples")
+        _at_most(len(rows), self.config.max_examples, "examples", "TOO_MANY_EXAMPLES", "examples")
         terms = replace(
             self._terms(request, caller),
             task=TASKS[request.task],
@@ -103,7 +97,7 @@ class Validator:
 
     def generate(self, data: bytes, caller: Caller) -> ParsedRequest:
         request = parse_generate(data)
-        limit = self._config.max_new_tokens
+        limit = self.config.max_new_tokens
         _at_most(request.max_new_tokens, limit, "max_new_tokens", "TOO_MANY_TOKENS", "tokens")
         terms = replace(
             self._terms(request, caller), task="generate", max_new_tokens=request.max_new_tokens
@@ -120,7 +114,7 @@ class Validator:
             raise Refused(
                 bad_input(f"{field}.parts", "EMPTY", "an example needs at least one part")
             )
-        limit = most(self._config, self._facts(), "max_parts")
+        limit = most(self.config, self.facts(), "max_parts")
         _at_most(len(example.parts), limit, f"{field}.parts", "TOO_MANY_PARTS", "parts")
         slices = self._slices(example, f"{field}.slices")
         named = self._named(example, field)
@@ -134,7 +128,7 @@ class Validator:
         if named:
             payload = with_contents(example, {at: one.data for at, one in named.items()})
         return Work(
-            id=self._new_id(),
+            id=self.new_id(),
             example=payload,
             estimated_tokens=tokens_in_all,
             slices=slices,
@@ -151,7 +145,7 @@ class Validator:
                 _at_most(len(getattr(part, name)), LONGEST_ID, f"{where}.{name}", "TOO_LONG")
             if part.WhichOneof("source") != "upload_id":
                 continue
-            upload = self._uploads.find(part.upload_id)
+            upload = self.uploads.find(part.upload_id)
             if upload is None:
                 text = "there is no such upload here (any more): uploads expire, and stay on one "
                 raise Refused(bad_input(f"{where}.upload_id", "UNKNOWN_UPLOAD", f"{text}server"))
@@ -163,8 +157,8 @@ class Validator:
     ) -> None:
         """The row with all it names, and the uploads that the whole request names."""
         more = sum(len(upload.data) for upload in named.values())
-        _at_most(len(row) + more, self._config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
-        in_all, limit = of_request.taken + more, self._config.queue_bytes
+        _at_most(len(row) + more, self.config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
+        in_all, limit = of_request.taken + more, self.config.queue_bytes
         if in_all > limit:
             text = f"the uploads named up to here have {in_all} bytes; the limit of a request is "
             raise Refused(bad_input(field, "REQUEST_TOO_LARGE", f"{text}{limit}"))
@@ -190,7 +184,7 @@ class Validator:
             if part.modality in (pb.IMAGE, pb.AUDIO):
                 text = "a picture or a sound goes into data (or an upload), not into text"
                 raise Refused(bad_input(f"{field}.text", "WRONG_SOURCE", text))
-            limit = most(self._config, self._facts(), "max_text_bytes")
+            limit = most(self.config, self.facts(), "max_text_bytes")
             _at_most(len(content), limit, f"{field}.text", "TEXT_TOO_LONG")
         else:
             content = part.data
@@ -201,7 +195,7 @@ class Validator:
         return modality, tokens_of(modality, len(content), head)
 
     def _slices(self, example: pb.Example, field: str) -> dict[str, str]:
-        limit = self._config.max_slices
+        limit = self.config.max_slices
         _at_most(len(example.slices), limit, field, "TOO_MANY_SLICES", "slices")
         for name, value in example.slices.items():
             longest = max(len(name), len(value))
@@ -212,11 +206,11 @@ class Validator:
         return found
 
     def _labels(self, raw: Sequence[bytes]) -> tuple[str, ...]:
-        _at_most(len(raw), self._config.max_labels, "labels", "TOO_MANY_LABELS", "labels")
+        _at_most(len(raw), self.config.max_labels, "labels", "TOO_MANY_LABELS", "labels")
         labels = tuple(text_of(label, f"labels[{index}]") for index, label in enumerate(raw))
         before: set[str] = set()
         for index, label in enumerate(labels):
-            limit = self._config.max_label_chars
+            limit = self.config.max_label_chars
             _at_most(len(label), limit, f"labels[{index}]", "LABEL_TOO_LONG", "characters")
             if not label.strip():
                 raise Refused(bad_input(f"labels[{index}]", "EMPTY", "a label must not be blank"))
@@ -234,14 +228,14 @@ class Validator:
         if request.on_truncation not in pb.OnTruncation.values():
             text = f"there is no choice {request.on_truncation}"
             raise Refused(bad_input("on_truncation", "UNKNOWN_ON_TRUNCATION", text))
-        field, limit = "expected_stamps", self._config.max_expected_stamps
+        field, limit = "expected_stamps", self.config.max_expected_stamps
         _at_most(len(request.expected_stamps), limit, field, "TOO_MANY_STAMPS", "stamps")
         remaining_s = caller.remaining_s
         if remaining_s is None:
-            remaining_s = self._config.default_deadline_s or None
+            remaining_s = self.config.default_deadline_s or None
         return Terms(
             priority=PRIORITIES[request.priority],
-            deadline=None if remaining_s is None else self._clock() + remaining_s,
+            deadline=None if remaining_s is None else self.clock() + remaining_s,
             session=_short_text(request.session_id, "session_id"),
             expected_stamps=frozenset(_stamps(request.expected_stamps)),
             keep_payload=not request.no_payload_sample,
@@ -253,7 +247,7 @@ class Validator:
     def _call(
         self, request: Any, rows: tuple[bytes, ...], terms: Terms, top_k: int
     ) -> ParsedRequest:
-        request_id = _short_text(request.request_id, "request_id") or self._new_id()
+        request_id = _short_text(request.request_id, "request_id") or self.new_id()
         return ParsedRequest(request_id, rows, replace(terms, request=request_id), top_k)
 
 

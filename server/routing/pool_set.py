@@ -1,6 +1,6 @@
 """Which pool serves: the active one, the one before it kept warm, and a candidate being proved.
 
-A switch is one assignment on the event loop. Whoever holds a pool for a request keeps it to the
+A switch is one assignment on the event loop. A request that holds a pool keeps it to the
 end, so no answer and no stream ever mixes two stamps.
 """
 
@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server import host
@@ -40,25 +40,21 @@ async def _accept(_facts: Facts) -> None:
     return None
 
 
+@dataclass(eq=False)
 class PoolSet:
     """`notes`: automatic choices, each with its reason."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        active: Pool,
-        build: Build | None = None,
-        available: Available = host.available_bytes,
-    ) -> None:
-        self.active = active
+    config: ServerConfig
+    active: Pool
+    build: Build | None = None
+    available: Available = host.available_bytes
+
+    def __post_init__(self) -> None:
         self.standby: Pool | None = None
         self.candidate: Pool | None = None
         self.canary: Canary | None = None
         self.check: Check = _accept
         self.notes: dict[str, str] = {}
-        self._config = config
-        self._build = build
-        self._available = available
         self._router = Router()
         self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in
         self._retiring: asyncio.Task[None] | None = None
@@ -106,16 +102,16 @@ class PoolSet:
 
     async def begin_with(self, bundle: Path) -> None:
         """Serve this one first, when the one that was meant to be was refused."""
-        assert self._build is not None
+        assert self.build is not None
         await self.active.stop()
-        self.active = self._build(replace(self._config, bundle=bundle))
+        self.active = self.build(replace(self.config, bundle=bundle))
 
     # ---- load ----------------------------------------------------------------------------------
 
     def misfit(self, bundle: Path) -> str:
         """Why a second whole pool does not fit beside what is loaded; "" when it does."""
-        config = replace(self._config, bundle=bundle)
-        return memory.misfit(config, config.warm_pool, self._available(), self.active.device_free())
+        config = replace(self.config, bundle=bundle)
+        return memory.misfit(config, config.warm_pool, self.available(), self.active.device_free())
 
     async def load(self, bundle: Path, report: Report) -> Step:
         """Verify, warm and probe a bundle beside the active pool; returns that it is ready.
@@ -136,8 +132,8 @@ class PoolSet:
     async def roll(self, bundle: Path, report: Report) -> Step:
         """Replace the active pool replica by replica; both stamps serve meanwhile, each session
         its own. Raises DeployRefused with the evidence, and the old replicas are back then."""
-        drain_s = self._config.drain_s
-        if self._config.warm_pool < 2:
+        drain_s = self.config.drain_s
+        if self.config.warm_pool < 2:
             raise DeployRefused("swap", "rolling needs --warm-pool 2: the others serve meanwhile")
         pool, old = self._begin_load(bundle), self.active
         async with AsyncExitStack() as failed:
@@ -145,7 +141,7 @@ class PoolSet:
             failed.push_async_callback(self._stop, pool)
             failed.callback(self._join)
             await self.retire_standby()
-            rolling = Rolling(old, pool, self._config.warm_pool, self._fits_one_more(pool), drain_s)
+            rolling = Rolling(old, pool, self.config.warm_pool, self._fits_one_more(pool), drain_s)
             await rolling.run(self, report)
             failed.pop_all()
         self._loaded()
@@ -159,7 +155,7 @@ class PoolSet:
         self._check_open()
         if self.canary is not None:
             raise DeployRefused("load", "a canary is running: activate it or roll it back first")
-        if self._build is None or self._loading:
+        if self.build is None or self._loading:
             raise DeployRefused("load", "another bundle is being loaded")
 
     def _check_open(self) -> None:
@@ -177,10 +173,10 @@ class PoolSet:
 
     def _begin_load(self, bundle: Path) -> Pool:
         self.check_free()
-        assert self._build is not None
+        assert self.build is not None
         self.discard()
         self._loading = True
-        return self._build(replace(self._config, bundle=bundle))
+        return self.build(replace(self.config, bundle=bundle))
 
     def _loaded(self) -> None:
         self._loading = False
@@ -189,7 +185,7 @@ class PoolSet:
         self.branch = None
 
     def _fits_one_more(self, pool: Pool) -> bool:
-        return not memory.misfit(pool.config, 1, self._available(), self.active.device_free())
+        return not memory.misfit(pool.config, 1, self.available(), self.active.device_free())
 
     async def admit(self, pool: Pool) -> None:
         """Raises DeployRefused for a bundle that serves already, or that the server's check
@@ -284,7 +280,7 @@ class PoolSet:
         self.standby = old
         if self._retiring is not None:
             self._retiring.cancel()
-        keep_s, self.notes["standby"] = memory.standby_s(chosen.config, self._available())
+        keep_s, self.notes["standby"] = memory.standby_s(chosen.config, self.available())
         self._retiring = asyncio.create_task(self._retire(old, keep_s))
         return switched(chosen, old, took_s)
 
@@ -324,7 +320,7 @@ class PoolSet:
         return task
 
     async def _finish_and_stop(self, pool: Pool) -> None:
-        await pool.finish(self._config.drain_s, draining())
+        await pool.finish(self.config.drain_s, draining())
         await self._stop(pool)
 
     async def _stop(self, pool: Pool) -> None:

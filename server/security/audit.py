@@ -13,6 +13,7 @@ import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from server.request.caller import host_of
@@ -30,22 +31,18 @@ OTHERS = ("", "", "")
 Line = dict[str, object]
 
 
+@dataclass(eq=False)
 class AuditLog:
     """A line is one write, so two servers may share the file. Opened when there is something to
     write; again after it was removed, replaced, or full."""
 
-    def __init__(
-        self,
-        path: Path,
-        wall: Callable[[], float] = time.time,
-        most_bytes: int = MOST_BYTES,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    path: Path
+    wall: Callable[[], float] = time.time
+    most_bytes: int = MOST_BYTES
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self.trouble = ""
-        self._path = path
-        self._wall = wall
-        self._most_bytes = most_bytes
-        self._clock = clock
         self._file: int | None = None
         self._torn = False  # the last line in the file is not whole
         self._waiting: deque[bytes] = deque()
@@ -56,7 +53,7 @@ class AuditLog:
     def write(self, method: str, identity: CallerIdentity | None, peer: str, denied: bool) -> None:
         """Never raises, never waits for more than a disk."""
         line: Line = {
-            "at": round(self._wall(), 3),
+            "at": round(self.wall(), 3),
             "method": method,
             "who": identity.name if identity else "",
             "role": identity.role if identity else "",
@@ -71,7 +68,7 @@ class AuditLog:
 
     def settle(self) -> None:
         """Writes sums that are due and what waits; call it now and then."""
-        self._end_sums(self._clock() - SUM_S)
+        self._end_sums(self.clock() - SUM_S)
         self._flush()
 
     def close(self) -> None:
@@ -81,12 +78,12 @@ class AuditLog:
 
     def _summed(self, line: Line, key: tuple[str, str, str]) -> bool:
         """False for the first denial of its kind, which is written at once."""
-        self._end_sums(self._clock() - SUM_S)
+        self._end_sums(self.clock() - SUM_S)
         if key not in self._sums and len(self._sums) >= MOST_SUMS:
             key = OTHERS
             line = {**line, "method": "", "who": "", "role": "", "how": "", "peer": ""}
         first = key not in self._sums and key != OTHERS
-        began, summed = self._sums.setdefault(key, (self._clock(), {**line, "times": 0}))
+        began, summed = self._sums.setdefault(key, (self.clock(), {**line, "times": 0}))
         if not first:
             times = summed["times"]
             assert isinstance(times, int)
@@ -112,7 +109,7 @@ class AuditLog:
         try:
             file = self._open()
             if self._lost and self._waiting:
-                lost = {"at": round(self._wall(), 3), "lost_lines": self._lost}
+                lost = {"at": round(self.wall(), 3), "lost_lines": self._lost}
                 self._put(file, json.dumps(lost).encode() + b"\n")
                 self._lost = 0
             while self._waiting:
@@ -122,7 +119,7 @@ class AuditLog:
             self._cannot(error)
             return
         if self.trouble:
-            logger.warning("the audit log is written again: %s", self._path)
+            logger.warning("the audit log is written again: %s", self.path)
             self.trouble = ""
 
     def _put(self, file: int, line: bytes) -> None:
@@ -137,23 +134,23 @@ class AuditLog:
         if self._file is not None and not self._is_there(self._file):
             self._close_file()
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._file, self._torn = os.open(self._path, flags, 0o600), False
-        if os.fstat(self._file).st_size >= self._most_bytes:
+            self._file, self._torn = os.open(self.path, flags, 0o600), False
+        if os.fstat(self._file).st_size >= self.most_bytes:
             self._rotate()
             return self._open()
         return self._file
 
     def _is_there(self, file: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(file), self._path.stat())
+            return os.path.samestat(os.fstat(file), self.path.stat())
         except FileNotFoundError:
             return False
 
     def _rotate(self) -> None:
-        names = [self._path.with_name(f"{self._path.name}.{n}") for n in range(1, KEPT_FILES + 1)]
-        for older, newer in zip(reversed(names), [*reversed(names[:-1]), self._path], strict=True):
+        names = [self.path.with_name(f"{self.path.name}.{n}") for n in range(1, KEPT_FILES + 1)]
+        for older, newer in zip(reversed(names), [*reversed(names[:-1]), self.path], strict=True):
             if newer.exists():
                 newer.replace(older)
         self._close_file()
@@ -164,7 +161,7 @@ class AuditLog:
             self._file = None
 
     def _cannot(self, error: OSError) -> None:
-        text = f"the audit log {self._path} cannot be written, the newest {WAITING_LINES} lines "
+        text = f"the audit log {self.path} cannot be written, the newest {WAITING_LINES} lines "
         text += f"are kept in memory: {error.strerror or error}"
         if text != self.trouble:
             logger.error("%s", text)

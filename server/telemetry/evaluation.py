@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,32 +22,28 @@ from server.telemetry.store.history import profile_row
 TOLD_LEVELS = ("warning", "high", "critical")
 
 
+@dataclass(eq=False)
 class Evaluation:
     """`findings` and `rows` are of the last tick."""
 
-    def __init__(
-        self,
-        states: Mapping[str, StampState],
-        counting: Counting,
-        baselines: Baselines,
-        cut: CutShare,
-    ) -> None:
-        self._states = states
-        self._counting = counting
-        self._baselines = baselines
-        self._cut = cut
+    states: Mapping[str, StampState]
+    counting: Counting
+    baselines: Baselines
+    cut: CutShare
+
+    def __post_init__(self) -> None:
         self.rows: list[DriftRow] = []
         self.findings: list[Finding] = []
 
     def tick(self, now: float) -> None:
         self.rows, self.findings = [], []
         for state in self.serving(now):
-            tick = state.detector.tick(now, self._baselines.of(state, now))
+            tick = state.detector.tick(now, self.baselines.of(state, now))
             self.rows += drift_rows(state.detector, tick)
             self.findings += drift_findings(state.detector, tick)
             self.findings += structural_findings(state.detector, tick)
             usual = float(np.median(tick.deff)) if len(tick.deff) else 1.0
-            self.findings.append(self._cut.finding(state.bundle.stamp, state.reference, usual, now))
+            self.findings.append(self.cut.finding(state.bundle.stamp, state.reference, usual, now))
             if state.embedding_detector is not None:
                 deff = max((tick.deff[i] for i in state.embedding_places), default=1.0)
                 rows, finding = state.embedding_detector.tick(now, float(deff))
@@ -61,7 +58,7 @@ class Evaluation:
 
     def serving(self, now: float) -> list[StampState]:
         """Stamps with traffic in the long window."""
-        return [state for state in self._states.values() if state.last_at > now - LONG_S - HOUR_S]
+        return [state for state in self.states.values() if state.last_at > now - LONG_S - HOUR_S]
 
     def worth_keeping(self, now: float) -> list[DriftRow]:
         """All traffic at every tick; slices once an hour, and whenever something is wrong."""
@@ -74,12 +71,12 @@ class Evaluation:
 
     def sums(self, now: float) -> Iterator[Row]:
         """Profiles and quality of the hours that still fill, absolute."""
-        for stamp, hour, name in list(self._counting.profiles.keys()):
-            state = self._states.get(stamp)
+        for stamp, hour, name in list(self.counting.profiles.keys()):
+            state = self.states.get(stamp)
             if state is not None and hour > now - 2 * HOUR_S:
-                yield from _profiles(state, name, hour, self._counting)
-        for (stamp, hour, name), counts in list(self._counting.quality.items()):
-            state = self._states.get(stamp)
+                yield from _profiles(state, name, hour, self.counting)
+        for (stamp, hour, name), counts in list(self.counting.quality.items()):
+            state = self.states.get(stamp)
             if state is not None:
                 yield quality_row(state, name, hour, counts)
 
@@ -87,7 +84,7 @@ class Evaluation:
         total = QualityCounts.of(state.stick)
         last = int(now // HOUR_S) * HOUR_S
         for hour in range(last - LONG_S, last + 1, HOUR_S):
-            total.add(self._counting.quality_of(state.bundle.stamp, hour, ""))
+            total.add(self.counting.quality_of(state.bundle.stamp, hour, ""))
         return total
 
 

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -30,21 +30,17 @@ FLUSH_S = 0.2  # a row waits this long at most before it is written
 CALL_TIMEOUT_S = 10.0
 
 
+@dataclass(eq=False)
 class Recorder:
     """`write` gets batches in the order of `put`, `idle` is called after each and at least every
     FLUSH_S; both only ever on the thread that this object starts."""
 
-    def __init__(
-        self,
-        write: Callable[[list[Queued]], None],
-        idle: Callable[[], None],
-        limit_rows: int = LIMIT_ROWS,
-        limit_payload_bytes: int = LIMIT_PAYLOAD_BYTES,
-    ) -> None:
-        self._write = write
-        self._idle = idle
-        self._limit_rows = limit_rows
-        self._limit_payload_bytes = limit_payload_bytes
+    write: Callable[[list[Queued]], None]
+    idle: Callable[[], None]
+    limit_rows: int = LIMIT_ROWS
+    limit_payload_bytes: int = LIMIT_PAYLOAD_BYTES
+
+    def __post_init__(self) -> None:
         # Appending and popping at the ends are atomic: no lock on the request's way.
         self._queue: deque[Queued] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -60,12 +56,12 @@ class Recorder:
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...] = ()) -> None:
         """Never waits and never raises; call from one thread."""
-        if len(self._queue) >= self._limit_rows:
+        if len(self._queue) >= self.limit_rows:
             self.dropped += 1
             return
         if record.payload:
             waiting = self._payload_bytes_in - self._payload_bytes_out
-            if waiting + len(record.payload) > self._limit_payload_bytes:
+            if waiting + len(record.payload) > self.limit_payload_bytes:
                 self.payloads_dropped += 1
                 record = replace(record, payload=b"")
             self._payload_bytes_in += len(record.payload)
@@ -121,7 +117,7 @@ class Recorder:
             more = self._drain()
             for _ in range(calls):
                 self._calls.popleft()()
-            self._guarded(self._idle, 0)
+            self._guarded(self.idle, 0)
             if last and not self._queue:
                 return
             if not more and not self._calls:
@@ -133,7 +129,7 @@ class Recorder:
         while waiting > 0:
             batch = [self._queue.popleft() for _ in range(min(waiting, BATCH_ROWS))]
             waiting -= len(batch)
-            self._guarded(partial(self._write, batch), len(batch))
+            self._guarded(partial(self.write, batch), len(batch))
             self.recorded += len(batch)
             self._payload_bytes_out += sum(len(record.payload) for record, _ in batch)
         return len(self._queue) >= BATCH_ROWS

@@ -45,6 +45,28 @@ def _percent(share: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class IntegrityChange:
+    """One item that differs from what a replica loaded. `kind`: file, code, memory or library.
+    `affects_answers_now`: answers may differ already; otherwise only after the next start."""
+
+    kind: str
+    name: str
+    message: str
+    affects_answers_now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FormatCount:
+    """Rows refused because a part is in a format that is not decoded. `of_rows`: all rows with that
+    medium, or all rows where `medium` (audio, image) is not known."""
+
+    format: str  # e.g. M4A
+    rows: int
+    medium: str
+    of_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exemplar:
     prediction_id: str
     total_ms: float
@@ -260,7 +282,8 @@ class SliceRow:
     at_unix_ms: int
 
 
-Row = (
+# What a console keeps as it came; of a prediction it keeps less.
+PlainRow = (
     LatencyRow
     | FeatureRow
     | ProfileRow
@@ -269,10 +292,10 @@ Row = (
     | SilenceRow
     | AnnotationRow
     | DeployRow
-    | PredictionRow
     | QualityRow
     | SliceRow
 )
+Row = PlainRow | PredictionRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from server.telemetry.alerts.book import Transition
@@ -53,51 +53,46 @@ SHOWN_PREDICTIONS = 10  # in the change feed, for each `feed_interval_s`
 Clock = Callable[[], float]
 
 
+@dataclass(eq=False)
 class TelemetryWriter:
     """`clock` is unix seconds, `monotonic` paces the work. `stepped` is called for every step of an
     alert, `sampled` for every payload that is kept."""
 
-    def __init__(
-        self,
-        settings: TelemetrySettings,
-        changes: ChangeFeed,
-        clock: Clock,
-        monotonic: Clock,
-        stepped: Callable[[Transition], None],
-        sampled: Callable[[Record, float], None],
-    ) -> None:
-        self._settings = settings
-        self._changes = changes
-        self._clock = clock
-        self._monotonic = monotonic
-        self._sampled = sampled
-        self._sampler = Sampler(settings.sample_share, settings.sample_bytes)
-        self.alerts = AlertService(lambda: self.store, self._attempt, changes, stepped)
-        self.annotations = Annotations(lambda: self.store, self._attempt, changes)
-        self.burn = SloBurn(settings.slo_ms)
+    settings: TelemetrySettings
+    changes: ChangeFeed
+    clock: Clock
+    monotonic: Clock
+    stepped: Callable[[Transition], None]
+    sampled: Callable[[Record, float], None]
+
+    def __post_init__(self) -> None:
+        self._sampler = Sampler(self.settings.sample_share, self.settings.sample_bytes)
+        self.alerts = AlertService(lambda: self.store, self._attempt, self.changes, self.stepped)
+        self.annotations = Annotations(lambda: self.store, self._attempt, self.changes)
+        self.burn = SloBurn(self.settings.slo_ms)
         self.cut = CutShare()
         self._next_burn = -math.inf
         self._shown = 0
-        self._steps = ClockSteps(settings.speed)
+        self._steps = ClockSteps(self.settings.speed)
         self._distrusted_until = -math.inf  # of the monotonic clock
-        self._baseline = choice_of(settings.baseline)
+        self._baseline = choice_of(self.settings.baseline)
         self._begin()
-        self.alerts.restore(clock())
+        self.alerts.restore(self.clock())
         self.annotations.restore()
 
     def _begin(self) -> None:
-        now = self._clock()
-        opened = open_database(self._settings.folder, now)
+        now = self.clock()
+        opened = open_database(self.settings.folder, now)
         self.opening_trouble = opened.trouble
         self.store = Store(opened)
         past = PastCounts(self._past, lambda stamp, hour: self.counting.past_embedding(stamp, hour))
-        self.states = StampRegistry(self.store, past, self._settings.tick_s)
+        self.states = StampRegistry(self.store, past, self.settings.tick_s)
         self.counting = Counting(self.store, self.states)
-        self.journal = Journal(self.store, self._monotonic, self._settings.payload_keys)
+        self.journal = Journal(self.store, self.monotonic, self.settings.payload_keys)
         self.feedback = Feedback(self.store, self._measured)
         self._baselines = Baselines(self._baseline, self.store, self.counting)
         self.evaluation = Evaluation(self.states, self.counting, self._baselines, self.cut)
-        self._retention = Retention(self.store, self._settings.limits)
+        self._retention = Retention(self.store, self.settings.limits)
         with self.store.transaction():
             again = recount(self.store, self.states, self.counting, self.feedback, now)
             self.counting.settle(now)
@@ -107,15 +102,15 @@ class TelemetryWriter:
         if again:
             logger.info("telemetry: %d predictions counted again", again)
         self.bytes = self.store.bytes()
-        mono = self._monotonic()
-        self._next_flush = mono + self._settings.flush_s
-        self._next_sweep = mono + min(60.0, self._settings.sweep_s)
+        mono = self.monotonic()
+        self._next_flush = mono + self.settings.flush_s
+        self._next_sweep = mono + min(60.0, self.settings.sweep_s)
         self._next_size = mono
         self._next_feed = mono
-        self._last_tick = int(now // self._settings.tick_s)
+        self._last_tick = int(now // self.settings.tick_s)
 
     def write(self, batch: list[Queued]) -> None:
-        now = self._clock()
+        now = self.clock()
         for record, schema in batch:
             if record.stamp not in self.states:
                 self._safely(partial(self._meet, record.stamp, schema, now))
@@ -127,33 +122,33 @@ class TelemetryWriter:
         self._safely(self.journal.write)
 
     def idle(self) -> None:
-        mono, now = self._monotonic(), self._clock()
+        mono, now = self.monotonic(), self.clock()
         if moved := self._steps.step(now, mono):
             logger.warning("telemetry: the clock was set by %+.1f h", moved / HOUR_S)
             self._distrusted_until = mono + DISTRUST_S
         self._safely(self.journal.write)
         if mono >= self._next_feed:
-            self._next_feed = mono + self._settings.feed_interval_s
+            self._next_feed = mono + self.settings.feed_interval_s
             if not self.store.there:
                 self._restart_store("was removed or replaced while in use", aside=False)
             self.counting.settle(now)
-            self._changes.note(self.counting.fresh_latency())
+            self.changes.note(self.counting.fresh_latency())
             self._shown = 0
         if mono >= self._next_burn:
             self._next_burn = mono + BURN_EVERY_S
             self._judge_burn(now)
-        tick = int(now // self._settings.tick_s)
+        tick = int(now // self.settings.tick_s)
         if tick != self._last_tick:
             self._last_tick = tick
             self.tick(now)
         if mono >= self._next_flush:
-            self._next_flush = mono + self._settings.flush_s
+            self._next_flush = mono + self.settings.flush_s
             self.flush()
         if mono >= self._next_size:
-            self._next_size = mono + self._settings.size_s
+            self._next_size = mono + self.settings.size_s
             self._safely(self._fit)
         if mono >= self._next_sweep:
-            self._next_sweep = mono + self._settings.sweep_s
+            self._next_sweep = mono + self.settings.sweep_s
             self._safely(self._sweep)
 
     def close(self) -> None:
@@ -168,8 +163,8 @@ class TelemetryWriter:
         self.evaluation.tick(now)
         self.alerts.retire({state.bundle.stamp for state in self.evaluation.serving(now)}, now)
         self.report([*self.evaluation.findings, self._own_finding()])
-        self._changes.note(self.evaluation.rows)
-        self._changes.note(self.evaluation.sums(now))
+        self.changes.note(self.evaluation.rows)
+        self.changes.note(self.evaluation.sums(now))
         kept = self.evaluation.worth_keeping(now)
         self._attempt(lambda: self.store.judgements.put_drift(kept))
 
@@ -182,11 +177,11 @@ class TelemetryWriter:
 
     def report(self, findings: Iterable[Finding]) -> None:
         """Findings of any source, the server's own (readiness, skew, latency) among them."""
-        self.alerts.report(findings, self._clock())
+        self.alerts.report(findings, self.clock())
 
     def flush(self) -> None:
         """All sums and how far they have come, in one transaction."""
-        self.counting.settle(self._clock())
+        self.counting.settle(self.clock())
         if self.journal.waiting:
             return  # sums of rows that are not there yet would be counted twice after a restart
 
@@ -197,14 +192,14 @@ class TelemetryWriter:
 
         if self._attempt(work):
             self.journal.well()  # sums were really written: on a quiet server no row would say so
-            self.counting.written(self._clock())
+            self.counting.written(self.clock())
             self.bytes = self.store.bytes()
         self.alerts.keep()
         self.annotations.keep()
 
     def learn(self) -> None:
         """References for what has none, once there has been enough of it."""
-        now = self._clock()
+        now = self.clock()
         self.counting.settle(now)
         for state in list(self.states.values()):
             if state.reference.learning and state.bundle.schema:
@@ -219,13 +214,13 @@ class TelemetryWriter:
     def _sweep(self) -> None:
         self.bytes = self.store.bytes()
         self.learn()
-        gone = self._retention.sweep(self._clock(), not self._distrusted)
+        gone = self._retention.sweep(self.clock(), not self._distrusted)
         if gone:
             logger.info("telemetry: removed %s", ", ".join(gone))
         self._checkpoint()
 
     def _fit(self) -> None:
-        if gone := self._retention.fit(self._clock()):
+        if gone := self._retention.fit(self.clock()):
             self.bytes = self.store.bytes()
             logger.debug("telemetry: the size limit removed %s", ", ".join(gone))
 
@@ -240,20 +235,20 @@ class TelemetryWriter:
             self.flush()
             self.counting.forget(bundle.stamp)
             self._baselines.forget(bundle.stamp)
-        self._show_features(self.states.adopt(bundle, self._clock()))
+        self._show_features(self.states.adopt(bundle, self.clock()))
 
     def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
         # The second try is for a first one that only set rows aside.
         if not self.journal.write() and not self.journal.write():
             # Its predictions may be among the rows that wait, so they must not be called unknown.
             raise sqlite3.OperationalError(self.journal.trouble or "predictions wait to be written")
-        return self.feedback.take(items, self._clock())
+        return self.feedback.take(items, self.clock())
 
     def annotate(self, row: AnnotationRow) -> AnnotationRow:
         if row.removed:
             return self.annotations.remove(row.id, row.actor)
-        row = replace(row, made_unix_ms=int(self._clock() * 1000))
-        oldest_s = self._clock() - self._settings.limits.history_days * DAY_S
+        row = replace(row, made_unix_ms=int(self.clock() * 1000))
+        oldest_s = self.clock() - self.settings.limits.history_days * DAY_S
         return self.annotations.add(row, int(oldest_s * 1000))
 
     def notes(self) -> dict[str, str]:
@@ -270,25 +265,26 @@ class TelemetryWriter:
 
     @property
     def _distrusted(self) -> bool:
-        return self._monotonic() < self._distrusted_until
+        return self.monotonic() < self._distrusted_until
 
     def _entry(self, record: Record) -> JournalEntry:
         choice = self._sampler.choose(record, self.alerts.concerns(record))
         if choice.keep:
-            self._sampled(record, choice.probability)
+            self.sampled(record, choice.probability)
         if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
             self._shown += 1
             # Without the payload: the feed keeps hundreds of rows for as long as nothing follows.
             shown = replace(record, payload=b"")
-            self._changes.note([PredictionRow(shown, choice.keep, choice.probability)])
+            self.changes.note([PredictionRow(shown, choice.keep, choice.probability)])
         return JournalEntry(record, choice)
 
     def _meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> None:
         self._show_features(self.states.meet(stamp, schema, now))
 
     def _own_finding(self) -> Finding:
-        trouble = self.trouble
-        return Finding("telemetry/store", "telemetry", "high" if trouble else "", trouble)
+        severity = "high" if self.trouble else ""
+        summary = f"telemetry degraded: {self.trouble}" if self.trouble else ""
+        return Finding("telemetry/store", "telemetry", severity, summary)
 
     @property
     def trouble(self) -> str:
@@ -324,15 +320,15 @@ class TelemetryWriter:
         self.store.close()
         if aside:
             with suppress(OSError):  # then opening it fails too, and a temporary one is used
-                set_aside(self._settings.folder, self._clock(), why)
+                set_aside(self.settings.folder, self.clock(), why)
         self._begin()
         self.journal.counters = lost
         self.opening_trouble = self.opening_trouble or f"started a new file; the old one {why}"
         for bundle in bundles:
-            self.states.adopt(bundle, self._clock())
+            self.states.adopt(bundle, self.clock())
 
     def _show_features(self, state: StampState) -> None:
-        self._changes.note(state.feature_rows())
+        self.changes.note(state.feature_rows())
 
     def _past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
         return self.counting.past(stamp, layout, hour)

@@ -52,42 +52,42 @@ class Loader:
         return Trial(tuple(loads))
 
     async def closed(self, callers: int, seconds: float) -> LoadResult:
-        tally = _Tally()
+        measured = _Measured()
         turn = itertools.cycle(self._requests)
         began = time.perf_counter()
         until = began + seconds
 
         async def caller() -> None:
             while time.perf_counter() < until:
-                if not await self._once(next(turn), tally):
+                if not await self._once(next(turn), measured):
                     await asyncio.sleep(0.05)
 
         await asyncio.gather(*(caller() for _ in range(callers)))
-        return tally.result(callers, time.perf_counter() - began)
+        return measured.result(callers, time.perf_counter() - began)
 
     async def open(self, per_second: float, seconds: float, seed: int = 1) -> LoadResult:
         """Arrivals at random times (a Poisson process), whether or not answers come back."""
-        tally = _Tally()
+        measured = _Measured()
         turn = itertools.cycle(self._requests)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for at_s in _arrivals(per_second, seconds, seed):
                 await asyncio.sleep(max(0.0, began + at_s - time.perf_counter()))
-                group.create_task(self._once(next(turn), tally))
-        return tally.result(0, max(seconds, 1e-9))
+                group.create_task(self._once(next(turn), measured))
+        return measured.result(0, max(seconds, 1e-9))
 
-    async def _once(self, request: pb.PredictRequest, tally: _Tally) -> bool:
+    async def _once(self, request: pb.PredictRequest, measured: _Measured) -> bool:
         began = time.perf_counter()
         with contextlib.suppress(grpc.aio.AioRpcError):
             response = await self._predict(request, timeout=self._objective.deadline_s)
             if not response.results[0].HasField("fault"):
-                tally.latencies_ms.append((time.perf_counter() - began) * 1e3)
+                measured.latencies_ms.append((time.perf_counter() - began) * 1e3)
                 return True
-        tally.failed += 1
+        measured.failed += 1
         return False
 
 
-class _Tally:
+class _Measured:
     def __init__(self) -> None:
         self.latencies_ms: list[float] = []
         self.failed = 0

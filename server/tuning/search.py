@@ -57,24 +57,19 @@ class Found:
     skipped: int = 0
 
 
+@dataclass(eq=False)
 class Search:
     """`start` returns a server that is ready, or None when it is not in the time it gets. `spent`
     is the share of the whole time that has passed; `budget_s` is the whole. `report` gets what is
     being done."""
 
-    def __init__(
-        self,
-        start: Callable[[Setting, float], Awaitable[RunningServer | None]],
-        objective: TuningObjective,
-        budget_s: float,
-        spent: Callable[[], float],
-        report: Callable[[str], None],
-    ) -> None:
-        self._start = start
-        self._objective = objective
-        self._budget_s = budget_s
-        self._spent = spent
-        self._report = report
+    start: Callable[[Setting, float], Awaitable[RunningServer | None]]
+    objective: TuningObjective
+    budget_s: float
+    spent: Callable[[], float]
+    report: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._racing: list[Candidate] = []
         self._measured: dict[Setting, list[Trial]] = {}
 
@@ -87,7 +82,7 @@ class Search:
             found.skipped = len(settings) - started
             found.table = sorted(
                 ((setting, self._median(trials)) for setting, trials in self._measured.items()),
-                key=lambda one: -one[1].worth(self._objective),
+                key=lambda one: -one[1].worth(self.objective),
             )
             return found
         finally:
@@ -97,16 +92,16 @@ class Search:
     async def _start_all(self, settings: Sequence[Setting]) -> int:
         started = 0
         for setting in settings:
-            if started and self._spent() >= STARTS_UNTIL:
+            if started and self.spent() >= STARTS_UNTIL:
                 break
-            self._report(f"starting {setting}")
-            left_s = (ROUNDS_UNTIL - self._spent()) * self._budget_s
-            server = await self._start(setting, left_s if started else max(left_s, FIRST_START_S))
+            self.report(f"starting {setting}")
+            left_s = (ROUNDS_UNTIL - self.spent()) * self.budget_s
+            server = await self.start(setting, left_s if started else max(left_s, FIRST_START_S))
             if server is None:
                 break
             started += 1
-            seconds = self._seconds((STARTS_UNTIL - self._spent()) / 4)
-            self._report(f"measuring {setting}")
+            seconds = self._seconds((STARTS_UNTIL - self.spent()) / 4)
+            self.report(f"measuring {setting}")
             one = Candidate(setting, server, Trial(()))
             self._racing.append(one)
             await self._measure(one, seconds)
@@ -116,10 +111,10 @@ class Search:
 
     async def _halve(self) -> None:
         while len(others := self._others()) > 1:
-            if self._spent() < HALVING_UNTIL:
-                share = (HALVING_UNTIL - self._spent()) / 2 / len(self._racing)
+            if self.spent() < HALVING_UNTIL:
+                share = (HALVING_UNTIL - self.spent()) / 2 / len(self._racing)
                 for one in list(self._racing):
-                    self._report(f"measuring {one.setting} again, one of {len(self._racing)}")
+                    self.report(f"measuring {one.setting} again, one of {len(self._racing)}")
                     await self._measure(one, self._seconds(share))
                 others = self._others()
             for one in others[-(len(others) // 2) :]:
@@ -133,20 +128,20 @@ class Search:
         best = next(iter(self._others()), default)
         ours: list[float] = []
         others: list[float] = []
-        while best is not default and len(ours) < ROUNDS and self._spent() < LAST_ROUND:
-            share = (ROUNDS_UNTIL - self._spent()) / (2 * (ROUNDS - len(ours)))
+        while best is not default and len(ours) < ROUNDS and self.spent() < LAST_ROUND:
+            share = (ROUNDS_UNTIL - self.spent()) / (2 * (ROUNDS - len(ours)))
             pair = (best, default) if len(ours) % 2 == 0 else (default, best)
-            self._report(f"round {len(ours) + 1}: {best.setting} and the default in turn")
+            self.report(f"round {len(ours) + 1}: {best.setting} and the default in turn")
             for one in pair:
                 await self._measure(one, self._seconds(share))
-            ours.append(max(0.0, best.trial.worth(self._objective)))
-            others.append(max(0.0, default.trial.worth(self._objective)))
+            ours.append(max(0.0, best.trial.worth(self.objective)))
+            others.append(max(0.0, default.trial.worth(self.objective)))
         comparison = Comparison(tuple(ours), tuple(others))
         chosen = best if comparison.better else default
         found = Found(best=best.setting, chosen=chosen.setting, comparison=comparison)
-        reached = chosen.trial.best(self._objective)
+        reached = chosen.trial.best(self.objective)
         if reached is not None:
-            self._report(f"open loop on {chosen.setting}")
+            self.report(f"open loop on {chosen.setting}")
             rate = OPEN_SHARE * reached.per_second
             found.open_loop = await chosen.server.open(rate, self._seconds(0.03 * LEVELS))
         return found
@@ -156,7 +151,7 @@ class Search:
         self._measured.setdefault(one.setting, []).append(one.trial)
 
     def _median(self, trials: Sequence[Trial]) -> Trial:
-        ordered = sorted(trials, key=lambda trial: trial.worth(self._objective))
+        ordered = sorted(trials, key=lambda trial: trial.worth(self.objective))
         return ordered[len(ordered) // 2]
 
     async def _drop(self, one: Candidate) -> None:
@@ -166,8 +161,8 @@ class Search:
     def _others(self) -> list[Candidate]:
         """Those beside the default, best first."""
         others = (one for one in self._racing if one.setting != DEFAULT)
-        return sorted(others, key=lambda one: -one.trial.worth(self._objective))
+        return sorted(others, key=lambda one: -one.trial.worth(self.objective))
 
     def _seconds(self, share: float) -> float:
         """Of one load, when a trial gets this share of the whole time."""
-        return min(LONGEST_S, max(SHORTEST_S, share * self._budget_s / LEVELS))
+        return min(LONGEST_S, max(SHORTEST_S, share * self.budget_s / LEVELS))

@@ -234,6 +234,42 @@ def test_clock_offset_moves_a_server_onto_our_axis(path: Path, db: sqlite3.Conne
     assert board.latency.newest_s == pytest.approx(T0 + 2)
 
 
+@pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
+def test_a_clock_far_off_costs_a_server_no_row(
+    path: Path, db: sqlite3.Connection, ahead_s: float
+) -> None:
+    """Its rows are kept ten minutes beside the window, at the left edge as at the right one."""
+    links = {
+        "far:1": Link("far:1", state="live", heard_s=T0, offset_ms=ahead_s * 1000),
+        "near:1": Link("near:1", state="live", heard_s=T0),
+    }
+    boards, view = builder(path), View(window_s=300)
+    put(db, [bucket(T0 + ahead_s - 5 * n, requests=3) for n in range(1, 59)], "far:1")
+    put(db, [bucket(T0 - 5 * n) for n in range(1, 400)], "near:1")
+    first = boards.board(view, T0, links, frozenset())
+    assert first.latency is not None and first.latency.requests == 58 * 3 + 60 * 10
+    read = boards._latency.size
+    assert read <= 58 + (300 + 60 + 10) / 5  # of the others no more than without a clock far off
+    put(db, [bucket(T0 + ahead_s + 2, requests=3)], "far:1")
+    then = boards.board(view, T0 + 10, links, frozenset({"latency"}))
+    assert boards._latency.size == read + 1
+    assert then.latency is not None and then.latency.newest_s == pytest.approx(T0 + 4)
+
+
+def test_an_offline_axis_ends_with_the_newest_row_by_our_clock(
+    path: Path, db: sqlite3.Connection
+) -> None:
+    put(db, [bucket(T0 - 7200)], "near:1")
+    put(db, [bucket(T0 - 3600 - 3000)], "behind:1")
+    links = {
+        "near:1": Link("near:1", state="lost"),
+        "behind:1": Link("behind:1", state="lost", offset_ms=-3_000_000.0),
+    }
+    board = builder(path).board(View(window_s=600), T0, links, frozenset())
+    assert board.from_s < T0 - 3600 < board.to_s < T0 - 3500
+    assert board.latency is not None and board.latency.requests == 10
+
+
 def test_new_rows_are_picked_up_without_reading_all_again(
     path: Path, db: sqlite3.Connection
 ) -> None:

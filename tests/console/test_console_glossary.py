@@ -21,11 +21,11 @@ from console.state.domain import (
     CachedPrediction,
     Link,
     ProbeEvidence,
-    RefusedFormat,
     ReplicaSnapshot,
     ServerSnapshot,
 )
 from server.telemetry.outputs import STAGES
+from server.telemetry.rows import FormatCount
 from tests.console.test_console_window import T0, kept, make
 from tests.support.patience import patience_ms
 
@@ -84,7 +84,7 @@ def test_every_line_about_a_server_is_explained() -> None:
     snapshot = ServerSnapshot(
         "gpu-01", "0.1.0", "degraded", replicas=tuple(replicas), requests=9, failed=1,
         quarantined=1, telemetry_bytes=9, parts_cut=1, simulated_speed=50.0,
-        refused_formats=(RefusedFormat("webm", 1, "audio", 2),),
+        refused_formats=(FormatCount("webm", 1, "audio", 2),),
         reasons={name: "automatic" for name in names},
     )  # fmt: skip
     link = Link("a:1", "live", heard_s=1.0, offset_ms=3.0)

@@ -66,8 +66,9 @@ def test_what_chance_makes_is_not_explained() -> None:
     assert chance.z == pytest.approx(0.004 / math.sqrt(0.012 * 0.988 / 500))
     assert not chance.rose and math.isnan(changes.explains(BadCounts(500, 0, 500, 14), chance))
     found = changes.ranked([Measured("wrong", chance)], Stages(), BEFORE, AFTER)
-    assert found.sentences == ("wrong of all requests: 1.0 % → 1.4 % (n 1,000 → 1,000): "
-                               "within chance",)  # fmt: skip
+    assert found.sentences == (
+        "wrong of all requests: 1.0 % (0.5–1.8) → 1.4 % (0.8–2.3) (n 1,000 → 1,000): within chance",
+    )
     fell = changes.ranked(
         [Measured("wrong", BadCounts(1000, 110, 1000, 10))], Stages(), BEFORE, AFTER
     )
@@ -84,7 +85,9 @@ def test_most_comes_first_and_small_things_are_left_out() -> None:
     )
     found = changes.ranked([Measured("late or failed", WHOLE, groups)], Stages(), BEFORE, AFTER)
     assert [line.of for line in found.findings] == ["new", "old"]
-    assert found.findings[0].text == ("new: 10 % of the rows; late or failed – → 100 % (n 0 → 100)")
+    assert found.findings[0].text == (
+        "new: 10 % of the rows; late or failed – → 100 % (96–100) (n 0 → 100)"
+    )
     assert found.findings[1].explains == pytest.approx(-1.0)
 
 
@@ -235,7 +238,9 @@ def test_the_deploy_the_client_and_the_slice_stand_first(cache: Path) -> None:
     assert by_name["stage", "forward"].explains > 0.3
     assert ("deploy", "gpu-1 load") not in by_name, "loading moves no traffic"
     assert found.findings[0].explains == pytest.approx(1.0)
-    assert found.sentences[0] == ("late or failed of all requests: 0 % → 25 % (n 1,200 → 1,200)")
+    assert found.sentences[0] == (
+        "late or failed of all requests: 0 % (0.0–0.3) → 25 % (23–28) (n 1,200 → 1,200)"
+    )
     assert found.sentences[-1].endswith("120 of 1,200 → 120 of 1,200")
     db.close()
 
@@ -253,8 +258,8 @@ def test_two_servers_two_stamps_and_two_windows_from_the_cache(cache: Path) -> N
         lines = {line.name: line for line in found.lines}
         assert lines["late or failed"].difference == "+50.0 points", kind
         assert (lines["late or failed"].here, lines["late or failed"].there) == (
-            "0 % n 600",
-            "50 % n 600",
+            "0 % (0.0–0.6) n 600",
+            "50 % (46–54) n 600",
         )
         assert lines["requests"].difference == "" and found.note == ""
         assert found.lines[0].sure and found.lines[0].size > 0.9
@@ -272,7 +277,7 @@ def test_a_server_whose_clock_is_behind_is_counted_whole(cache: Path) -> None:
     wanted = ReadComparison("windows", here, there, {"1:1": 0.0, "2:1": -600.0}, 100.0)
     found = sides.comparison(db, InternedTexts(db), wanted)
     late = next(line for line in found.lines if line.name == "late or failed")
-    assert (late.here, late.there) == ("0 % n 600", "50 % n 600")
+    assert (late.here, late.there) == ("0 % (0.0–0.6) n 600", "50 % (46–54) n 600")
     db.close()
 
 

@@ -1,5 +1,5 @@
-"""The packed console as far as it can be told without building it: what goes in, whose it is, what
-the desktop and apt are told. `make check-console-deb` builds it and installs it."""
+"""The packed console, without building it: what goes in, whose it is, what the desktop and apt
+read. `make check-console-deb` builds it and installs it."""
 
 from __future__ import annotations
 

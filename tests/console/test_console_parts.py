@@ -170,7 +170,7 @@ def test_a_missing_display_is_reported_without_an_abort() -> None:
 
 
 def test_notice_is_given_once_for_an_alert_that_begins() -> None:
-    """Not for what was there before, is in somebody's hand, is no more, or is not critical."""
+    """Not for what was there before, is acknowledged, is no more, or is not critical."""
 
     def alert(identity: str, opened_s: float, **more: object) -> AlertLine:
         values = {"id": identity, "severity": "critical", "state": "firing", **more}

@@ -29,7 +29,7 @@ PAGES = ROOT / "docs" / "runbooks"
 T0 = 1_790_003_000.0
 
 
-def test_each_kind_has_one_page_with_meaning_checks_and_deeds() -> None:
+def test_each_kind_has_one_page_with_meaning_checks_and_actions() -> None:
     assert {page.stem for page in PAGES.glob("*.md")} == set(NEXT)
     assert set(HARM_OF) | set(PANEL_OF) <= set(NEXT)
     for kind in NEXT:

@@ -12,7 +12,6 @@ from console.feed import faults
 from console.panels.server import alike, facts_of
 from console.state.causes import causes_of
 from console.state.domain import (
-    RefusedFormat,
     ReplicaSnapshot,
     ServerRecord,
 )
@@ -20,7 +19,7 @@ from console.state.events import timeline_events
 from console.state.sanitize import sanitized
 from console.state.status import fleet_state
 from console.state.timetext import clock_text
-from server.telemetry.rows import DeployRow
+from server.telemetry.rows import DeployRow, FormatCount
 from tests.console.test_console_status import NOW, alert, line, link, snapshot
 from tests.support.blank_rows import blank
 
@@ -89,7 +88,7 @@ def test_plain_text_cannot_move_the_cursor_or_the_reading_direction() -> None:
 
 
 def test_formats_that_are_refused_are_shown_with_their_share() -> None:
-    refused = (RefusedFormat("M4A", 30, "audio", 100), RefusedFormat("PDF", 1, "", 1003))
+    refused = (FormatCount("M4A", 30, "audio", 100), FormatCount("PDF", 1, "", 1003))
     shown = snapshot(refused_formats=refused, parts_cut=1200)
     texts = [fact.text for fact in facts_of(line(snapshot=shown), NOW)]
     assert "refused formats: M4A 30 (30 % of rows with sound), PDF 1 (0.1 % of rows)" in texts

@@ -23,7 +23,6 @@ from console.state.dashboard import (
 )
 from console.state.domain import (
     STAMP_PARTS,
-    IntegrityChange,
     Link,
     ReplicaSnapshot,
     SelfCheckResult,
@@ -38,7 +37,7 @@ from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
 from console.state.timetext import clock_text
 from console.state.units import duration
-from server.telemetry.rows import AlertRow, DeployRow, DriftRow
+from server.telemetry.rows import AlertRow, DeployRow, DriftRow, IntegrityChange
 from tests.support.blank_rows import blank
 
 NOW = 1_000_000.0
@@ -167,6 +166,16 @@ def test_a_blip_outranks_neither_a_lost_server_nor_a_full_disk_nor_skew() -> Non
         result = fleet_state(servers, [], skew, blip, NOW)
         assert result.sentence.startswith(beginning), result.sentence
         assert result.state == "CRITICAL", "the state is still the gravest of all"
+
+
+def test_a_slow_replica_outranks_a_full_disk() -> None:
+    """Every call is answered while telemetry is not stored, whatever it happened after."""
+    slow = line("warning", state="replica slow", why="replica 1: p95 900 ms", since_s=NOW - 4)
+    row = blank(DeployRow, at_unix_ms=int((NOW - 150) * 1000), action="start", stamp="ab" * 32)
+    full = alert("telemetry", "high", summary="telemetry degraded: disk I/O error")
+    result = fleet_state([slow], [], [], [full], NOW, causes_of([], [("h:1", row)], {}))
+    assert result.sentence.startswith("gpu-01 replica slow: replica 1"), result.sentence
+    assert result.messages[1].detail.startswith("gpu-01: telemetry degraded: disk I/O error, 60 s")
 
 
 def test_slow_requests_of_one_minute_are_counted_and_are_no_state() -> None:

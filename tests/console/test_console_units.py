@@ -6,8 +6,21 @@ import math
 
 import pytest
 
-from console.state.units import number, prefixed, quantity, share, share_of, size, wilson
+from console.models.quality import ece_error
+from console.state.units import (
+    number,
+    percent_of,
+    points_of,
+    prefixed,
+    quantity,
+    share,
+    share_of,
+    size,
+    wilson,
+)
 from pipelines.features import SCHEMA
+from server.telemetry.rows import QualityRow, ReliabilityBin
+from tests.support.blank_rows import blank
 
 
 @pytest.mark.parametrize(
@@ -81,3 +94,19 @@ def test_the_interval_of_a_share_is_that_of_wilson() -> None:
     assert all(math.isnan(side) for side in wilson(0, 0))
     assert share_of(1.0, 1) == "100.0 % (21–100)"
     assert share_of(0.5, 0) == "–"
+    assert (percent_of(0.25, 1200), percent_of(0.01, 1000)) == ("25 % (23–28)", "1.0 % (0.5–1.8)")
+    assert percent_of(math.nan, 12) == percent_of(0.5, 0) == "–"
+
+
+def test_a_difference_has_the_interval_of_the_share_that_is_measured() -> None:
+    """15 of 148 lies within 6.2 and 16.1 % (Newcombe 1998); 12 % were stated."""
+    assert points_of(15 / 148, 0.12, 148) == "-1.9 (-6 to +4)"
+    assert points_of(math.nan, 0.12, 148) == points_of(0.1, math.nan, 148) == "–"
+
+
+def test_what_chance_adds_to_a_calibration_error() -> None:
+    """Two bins of 50 rows that state 0.6 and 0.9: 1.96 sqrt(50 x 0.24 + 50 x 0.09) / 100."""
+    bins = (ReliabilityBin(50, 30.0, 30), ReliabilityBin(50, 45.0, 45), ReliabilityBin(0, 0.0, 0))
+    found = ece_error(blank(QualityRow, reliability=bins))
+    assert found == pytest.approx(1.96 * math.sqrt(12 + 4.5) / 100, abs=1e-5)
+    assert math.isnan(ece_error(blank(QualityRow)))

@@ -82,7 +82,7 @@ def _caller() -> Any:
     return Caller("ipv4:10.0.0.7:1", "10.0.0.7", "someone", "", None)
 
 
-def envelope() -> Target:
+def lazy_parse() -> Target:
     from proto import inference_pb2 as pb
     from server.request.lazy_parse import request_id_of
     from server.request.status import Refused, trailers
@@ -115,7 +115,7 @@ def envelope() -> Target:
     return Target([*made, example.SerializeToString()], check)
 
 
-def oip() -> Target:
+def open_inference() -> Target:
     from server.api import open_inference_messages as messages
     from server.api.open_inference import _hurried, _native
     from server.api.open_inference_tensors import check_output, examples_of
@@ -338,8 +338,8 @@ def console_rows() -> Target:
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "decoders": decoders,
-    "envelope": envelope,
-    "oip": oip,
+    "lazy-parse": lazy_parse,
+    "open-inference": open_inference,
     "bundle-files": bundle_files,
     "references": references,
     "filter-lines": filter_lines,

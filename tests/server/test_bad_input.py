@@ -211,12 +211,12 @@ def test_a_length_that_lies_inside_the_message_is_refused(
 
 
 def test_bytes_tensor_whose_length_lies_is_refused(tiny_server: str, unharmed: None) -> None:
-    from server.api import open_inference_messages as oip
+    from server.api import open_inference_messages as v2
 
-    kind = oip.ModelInferRequest.InferInputTensor
+    kind = v2.ModelInferRequest.InferInputTensor
     image = kind(name="image", datatype="BYTES", shape=[1, 1])
     raw = struct.pack("<I", 0xFFFFFFFF) + JPEG
-    request = oip.ModelInferRequest(
+    request = v2.ModelInferRequest(
         model_name="trefoil", inputs=[image], raw_input_contents=[raw]
     ).SerializeToString()
     with grpc.insecure_channel(tiny_server) as channel:

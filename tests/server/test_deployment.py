@@ -88,7 +88,7 @@ async def test_the_standby_makes_room_for_a_candidate(tmp_path: Path) -> None:
         await found.load("b", activate=True)
         assert found.engine.pool_set.standby is not None
         pool_set, tight = found.engine.pool_set, (100 << 20, "available on this host")
-        pool_set._available = lambda: tight if pool_set.standby is not None else ROOMY
+        pool_set.available = lambda: tight if pool_set.standby is not None else ROOMY
         steps = await found.load("c")
         assert any("standby ends" in step.detail for step in steps)
         assert found.engine.pool_set.candidate is not None

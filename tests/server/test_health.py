@@ -109,7 +109,7 @@ async def test_watch_tells_a_change_of_state_at_once() -> None:
     assert second.snapshot.reason == "a replica is slow"
 
 
-async def test_rows_refused_at_the_door_are_counted() -> None:
+async def test_rows_refused_at_arrival_are_counted() -> None:
     async with listener(idle_engine()) as address, channel_to(address) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
         row = inference_pb2.Example()

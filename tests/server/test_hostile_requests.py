@@ -14,7 +14,7 @@ import pytest
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.open_inference_tensors import MOST_ELEMENTS, examples_of, labels_of
 from server.config import ServerConfig
 from server.request.caller import Caller
@@ -56,9 +56,9 @@ def reason_of(work: Callable[[], object]) -> str:
 
 
 def tensors(inputs: int, elements: int, raw: bool) -> Any:
-    kind = oip.ModelInferRequest.InferInputTensor
+    kind = v2.ModelInferRequest.InferInputTensor
     content = [b"a"] * elements
-    request = oip.ModelInferRequest(model_name="triage")
+    request = v2.ModelInferRequest(model_name="triage")
     for _ in range(inputs):
         one = kind(name="text", datatype="BYTES", shape=[1, elements])
         if raw:
@@ -235,7 +235,7 @@ async def test_an_upload_with_a_long_mime_type_is_refused_with_its_field() -> No
 
 
 def test_lists_within_lists_are_not_labels() -> None:
-    request = oip.ModelInferRequest()
+    request = v2.ModelInferRequest()
     request.parameters["labels"].string_param = "[" * 100_000 + "]" * 100_000
     assert reason_of(lambda: labels_of(request.parameters)) == "LABELS_MALFORMED"
 
@@ -252,7 +252,7 @@ def test_a_refusal_fits_into_the_metadata_of_a_client(letter: str) -> None:
 
 
 async def test_a_long_name_of_an_input_is_trimmed_in_the_refusal() -> None:
-    request = oip.ModelInferRequest(model_name="triage")
+    request = v2.ModelInferRequest(model_name="triage")
     request.inputs.add(name="\U0001f600" * 9000, datatype="BYTES", shape=[1])
     async with listener(StandInEngine()) as address, channel_to(address) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")

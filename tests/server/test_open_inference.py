@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: tensors read with care, and Triton's own client as the witness."""
+"""The Open Inference Protocol: tensors read with care, and Triton's own client as the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto import inference_pb2 as pb
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.open_inference_tensors import bytes_elements, bytes_tensor
 from server.request.status import Refused
 from tests.support.running import channel_to, listener, until
@@ -27,7 +27,7 @@ from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_f
 
 def tensor(name: str, elements: list[bytes], **fields: Any) -> tuple[Any, bytes]:
     shape = fields.pop("shape", [len(elements), 1])
-    kind = oip.ModelInferRequest.InferInputTensor
+    kind = v2.ModelInferRequest.InferInputTensor
     return kind(name=name, datatype="BYTES", shape=shape, **fields), bytes_tensor(elements)
 
 
@@ -35,7 +35,7 @@ def infer(*tensors: tuple[Any, bytes], **fields: Any) -> Any:
     fields.setdefault("model_name", "triage")
     inputs = [one for one, _ in tensors]
     raw = [content for _, content in tensors]
-    return oip.ModelInferRequest(inputs=inputs, raw_input_contents=raw, **fields)
+    return v2.ModelInferRequest(inputs=inputs, raw_input_contents=raw, **fields)
 
 
 async def call(channel: grpc.aio.Channel, method: str, request: Any, answer: Any) -> Any:
@@ -49,7 +49,7 @@ async def call(channel: grpc.aio.Channel, method: str, request: Any, answer: Any
 
 async def model_infer(engine: StandInEngine, request: Any) -> Any:
     async with listener(engine) as address, channel_to(address) as channel:
-        return await call(channel, "ModelInfer", request, oip.ModelInferResponse)
+        return await call(channel, "ModelInfer", request, v2.ModelInferResponse)
 
 
 async def refused(engine: StandInEngine, request: Any) -> grpc.aio.AioRpcError:
@@ -112,10 +112,10 @@ async def test_outputs_and_classification_are_given_as_asked() -> None:
 
 async def test_typed_contents_and_parameters_are_understood() -> None:
     engine = StandInEngine()
-    kind = oip.ModelInferRequest.InferInputTensor
+    kind = v2.ModelInferRequest.InferInputTensor
     text = kind(name="text", datatype="BYTES", shape=[1])
     text.contents.bytes_contents.append(b"hum")
-    request = oip.ModelInferRequest(model_name="trefoil", id="r1", inputs=[text])
+    request = v2.ModelInferRequest(model_name="trefoil", id="r1", inputs=[text])
     request.parameters["labels"].string_param = json.dumps(["yes", "no"])
     request.parameters["sequence_id"].int64_param = 7
     request.parameters["priority"].uint64_param = 1
@@ -197,15 +197,15 @@ async def test_the_latest_version_has_three_names_and_another_model_is_not_ready
     async with listener(StandInEngine()) as address, channel_to(address) as channel:
 
         async def ready(name: str, version: str) -> bool:
-            ask = oip.ModelReadyRequest(name=name, version=version)
-            return bool((await call(channel, "ModelReady", ask, oip.ModelReadyResponse)).ready)
+            ask = v2.ModelReadyRequest(name=name, version=version)
+            return bool((await call(channel, "ModelReady", ask, v2.ModelReadyResponse)).ready)
 
         known = [await ready("triage", version) for version in ("", "-1", "1")]
         unknown = [await ready("other", ""), await ready("triage", "2")]
         asked = infer(tensor("text", [b"a"]), model_version="-1")
-        assert await call(channel, "ModelInfer", asked, oip.ModelInferResponse)
-        about = oip.ModelMetadataRequest(name="triage")
-        metadata = await call(channel, "ModelMetadata", about, oip.ModelMetadataResponse)
+        assert await call(channel, "ModelInfer", asked, v2.ModelInferResponse)
+        about = v2.ModelMetadataRequest(name="triage")
+        metadata = await call(channel, "ModelMetadata", about, v2.ModelMetadataResponse)
     assert (known, unknown) == ([True] * 3, [False] * 2)
     assert not metadata.properties and list(metadata.versions) == ["1"]
 
@@ -213,12 +213,12 @@ async def test_the_latest_version_has_three_names_and_another_model_is_not_ready
 async def test_statistics_count_a_request_once_whatever_its_rows() -> None:
     async with listener(StandInEngine()) as address, channel_to(address) as channel:
         for rows in ([b"a", b"b", b"c"], [b"d"]):
-            await call(channel, "ModelInfer", infer(tensor("text", rows)), oip.ModelInferResponse)
+            await call(channel, "ModelInfer", infer(tensor("text", rows)), v2.ModelInferResponse)
         with pytest.raises(grpc.aio.AioRpcError):
             dark = infer(tensor("text", [b"INVALID_ARGUMENT DARK"] * 2))
-            await call(channel, "ModelInfer", dark, oip.ModelInferResponse)
-        ask = oip.ModelStatisticsRequest(name="triage")
-        found = await call(channel, "ModelStatistics", ask, oip.ModelStatisticsResponse)
+            await call(channel, "ModelInfer", dark, v2.ModelInferResponse)
+        ask = v2.ModelStatisticsRequest(name="triage")
+        found = await call(channel, "ModelStatistics", ask, v2.ModelStatisticsResponse)
     (model,) = found.model_stats
     sums = model.inference_stats
     assert (model.inference_count, model.execution_count) == (4, 2)  # each row in a batch of two
@@ -241,7 +241,7 @@ async def test_a_stream_answers_errors_in_the_message_and_goes_on() -> None:
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=oip.ModelStreamInferResponse.FromString,
+            response_deserializer=v2.ModelStreamInferResponse.FromString,
         )(iter((bad, good)))
         answers = {answer.infer_response.id: answer async for answer in stream}
     assert answers["bad"].error_message.startswith("[request id: bad] inputs[text][0]")
@@ -259,7 +259,7 @@ async def test_a_stream_answers_in_the_order_of_its_requests() -> None:
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=oip.ModelStreamInferResponse.FromString,
+            response_deserializer=v2.ModelStreamInferResponse.FromString,
         )(iter(sent))
         await until(lambda: len(engine.received) == len(texts) and engine.at_work == 2)
         engine.release.set()
@@ -270,11 +270,11 @@ async def test_a_stream_answers_in_the_order_of_its_requests() -> None:
 
 async def test_nothing_is_ready_before_the_first_load() -> None:
     async with listener(without_facts()) as address, channel_to(address) as channel:
-        ask = oip.ModelReadyRequest(name="triage")
-        ready = await call(channel, "ModelReady", ask, oip.ModelReadyResponse)
-        server = await call(channel, "ServerReady", ask, oip.ServerReadyResponse)
+        ask = v2.ModelReadyRequest(name="triage")
+        ready = await call(channel, "ModelReady", ask, v2.ModelReadyResponse)
+        server = await call(channel, "ServerReady", ask, v2.ServerReadyResponse)
         index = await call(
-            channel, "RepositoryIndex", oip.RepositoryIndexRequest(), oip.RepositoryIndexResponse
+            channel, "RepositoryIndex", v2.RepositoryIndexRequest(), v2.RepositoryIndexResponse
         )
     assert (ready.ready, server.ready, len(index.models)) == (False, False, 0)
 

@@ -12,8 +12,8 @@ from server.commands.output.status_report import report
 from server.main import main
 from server.ops.otel_setup import state_of
 from server.part_counts import MOST_NAMES, OTHER, PartCounts
-from server.telemetry.rows import refused_formats
-from server.types import Fault, FormatCount, Outcome, PartUsed
+from server.telemetry.rows import FormatCount, refused_formats
+from server.types import Fault, Outcome, PartUsed
 from tests.support import media_bytes as made
 from tests.support.running import idle_engine
 from tests.support.standin_engine import STAMP, TIMING

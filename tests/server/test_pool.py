@@ -205,7 +205,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert all([(await a.answer).answer for a in asks[:-1]])
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door() -> None:
+async def test_a_deadline_that_cannot_be_met_is_refused_at_arrival() -> None:
     async with running(rows=1) as pool:
         for n in range(8):
             await ask(pool, f"r{n}", "sleep 0.05")

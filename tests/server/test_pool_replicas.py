@@ -192,7 +192,7 @@ async def test_a_fault_of_the_front_itself_is_a_death_like_any_other() -> None:
     try:
         await until(lambda: pool.serving == 1)
         replica = pool._replicas[0]
-        replica._spawn = broken
+        replica.spawn = broken
         os.kill(pid(pool), signal.SIGKILL)
         assert (await ask(pool, "a", "hello")).answer and not faults
         assert "RuntimeError('a bug')" in pool.last_death and replica.restarts == 2

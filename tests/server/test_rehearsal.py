@@ -192,12 +192,12 @@ async def test_what_serves_or_is_unknown_is_not_rehearsed(tmp_path: Path) -> Non
 
 async def test_it_ends_when_its_bundle_is_activated_or_discarded(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(400, "sleep 0.02")) as site:
-        for deed, words in (("discard", "discarded"), ("activate", "activated meanwhile")):
+        for order, words in (("discard", "discarded"), ("activate", "activated meanwhile")):
             await site.load()
             with pytest.raises(DeployRefused, match=words):
 
-                def interfere(_step: object, deed: str = deed) -> None:
-                    if deed == "discard":
+                def interfere(_step: object, order: str = order) -> None:
+                    if order == "discard":
                         site.engine.pool_set.discard()
                         return
                     with contextlib.suppress(DeployRefused):
@@ -276,10 +276,10 @@ async def test_a_shadow_is_dropped_when_the_active_pool_has_a_queue(tmp_path: Pa
 async def test_a_candidate_that_dies_in_the_shadow_fails_no_request(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(0)) as site:
         candidate = await site.load()
-        before = sum(seat.answered for seat in candidate.statuses())
+        before = sum(status.answered for status in candidate.statuses())
 
         async def murder() -> None:
-            await until(lambda: sum(seat.answered for seat in candidate.statuses()) > before)
+            await until(lambda: sum(status.answered for status in candidate.statuses()) > before)
             os.kill(candidate.statuses()[0].pid, signal.SIGKILL)
 
         async with calling(site) as outcomes:

@@ -90,7 +90,7 @@ async def test_a_hold_is_bounded_in_time_and_leaves_a_deadline_its_rest() -> Non
 
 async def test_memory_of_connections_and_number_of_sleepers_are_bounded() -> None:
     time = Sleeper()
-    retry_penalty = penalty(time, peers=2, held=0)
+    retry_penalty = penalty(time, most_peers=2, most_held=0)
     for peer in "abcab":
         with retry_penalty.open_call(peer):
             retry_penalty.refused(peer, 0.5)

@@ -23,6 +23,7 @@ from console.app.timeaxis import TimeAxis
 from console.app.window import Window
 from console.plots.style import Style
 from console.state.dashboard import Board, View
+from tests.support.patience import patience
 from tests.support.running import Program
 from tests.support.tinybundle import reseal
 from trefoil import Client, TrefoilError, text
@@ -74,7 +75,7 @@ class ConsoleWatch:
         assert isinstance(actions, Actions)
         actions.folder = self.folder
         actions.incident_sheet()
-        end = time.monotonic() + WAITS_S
+        end = time.monotonic() + patience(WAITS_S)
         while not written and time.monotonic() < end:
             self.turn()
         return Path(written[0]).read_text() if written else ""
@@ -97,7 +98,8 @@ def console_watch(
     try:
         found = ConsoleWatch(window, folder)
         live = found.until(
-            lambda board: all(line.link.state == "live" for line in board.servers), WAITS_S
+            lambda board: all(line.link.state == "live" for line in board.servers),
+            patience(WAITS_S),
         )
         assert live == live, "a server did not answer the console"
         yield found

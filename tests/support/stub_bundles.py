@@ -105,7 +105,7 @@ async def site(
     config = replace(stub_config(warm_pool=replicas, **settings), bundle=first.path)
     engine = Engine(config, stub_of(config), Unkept(), build=stub_of)
     found = Site(engine, deployment(engine.pool_set, store), folder)
-    engine.pool_set._available = lambda: found.room
+    engine.pool_set.available = lambda: found.room
 
     def record(action: str, switch: Switch | None, detail: str) -> None:
         found.recorded.append((action, switch.stamp[:1] if switch else "", detail))

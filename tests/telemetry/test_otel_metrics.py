@@ -93,36 +93,36 @@ def test_a_histogram_counts_every_value_once_in_both_forms(values: list[float]) 
 
 
 def test_no_caller_can_make_series() -> None:
-    ledger = MetricStore(known_methods(), labels=("ok", "stop"))
+    store = MetricStore(known_methods(), labels=("ok", "stop"))
     for index in range(500):
         word = f"made-up-{index}"
-        ledger.add_call(call(word, word), None)
+        store.add_call(call(word, word), None)
         odd = record(task=word, mix=word, label=word, client=word, slices={word: word})
-        ledger.add_row(row_of(odd), None)
-        ledger.add_row(row_of(replace(odd, error=f"{word}/{word}/{word}")), None)
-    assert len(list(ledger.histograms())) == 1 + 2 + 5 + 1
-    assert len(list(ledger.counters())) == 2
-    points: list[HistogramPoint | CounterPoint] = [*ledger.histograms(), *ledger.counters()]
+        store.add_row(row_of(odd), None)
+        store.add_row(row_of(replace(odd, error=f"{word}/{word}/{word}")), None)
+    assert len(list(store.histograms())) == 1 + 2 + 5 + 1
+    assert len(list(store.counters())) == 2
+    points: list[HistogramPoint | CounterPoint] = [*store.histograms(), *store.counters()]
     for one in points:
         assert not any("made-up" in value for _, value in one.attributes), one.attributes
         assert OTHER in dict(one.attributes).values()
 
 
 def test_labels_of_the_bundle_are_counted_by_name_and_others_together() -> None:
-    ledger = MetricStore((), labels=("ok", "stop"))
+    store = MetricStore((), labels=("ok", "stop"))
     for label in ("ok", "ok", "stop", "the caller's own"):
-        ledger.add_row(row_of(record(label=label)), None)
-    counts = {dict(one.attributes)["trefoil.label"]: one.value for one in ledger.counters()}
+        store.add_row(row_of(record(label=label)), None)
+    counts = {dict(one.attributes)["trefoil.label"]: one.value for one in store.counters()}
     assert counts == {"ok": 2, "stop": 1, OTHER: 1}
 
 
 def test_a_failed_row_counts_only_the_stages_it_went_through() -> None:
-    ledger = MetricStore((), ())
+    store = MetricStore((), ())
     failed = record(error="INVALID_ARGUMENT/TOO_DARK/parts[0]", forward_ms=0.0, post_ms=0.0)
-    ledger.add_row(row_of(failed), None)
+    store.add_row(row_of(failed), None)
     stages = {
         dict(one.attributes)["trefoil.stage"]: one.point.n
-        for one in ledger.histograms()
+        for one in store.histograms()
         if one.name == metric_definitions.STAGE_DURATION
     }
     assert stages == {"queue": 1, "decode": 1, "preprocess": 1, "forward": 0, "post": 0}
@@ -169,19 +169,19 @@ def test_every_reading_is_in_the_catalogue(level: str) -> None:
 # ---- metric data -----------------------------------------------------------------------------
 
 
-def counted(ledger: MetricStore) -> list[MetricSnapshot]:
-    found = list(ledger.histograms()), list(ledger.counters())
+def counted(store: MetricStore) -> list[MetricSnapshot]:
+    found = list(store.histograms()), list(store.counters())
     return [MetricSnapshot((("service.name", "t"),), STAMP, 1, *found, readings=())]
 
 
-def rendered(rendering: Rendering, ledger: MetricStore) -> dict[str, Any]:
-    (of_resource,) = rendering.data(counted(ledger)).resource_metrics
+def rendered(rendering: Rendering, store: MetricStore) -> dict[str, Any]:
+    (of_resource,) = rendering.data(counted(store)).resource_metrics
     (scope,) = of_resource.scope_metrics
     return {metric.name: metric.data for metric in scope.metrics}
 
 
 def test_deltas_add_up_to_the_whole() -> None:
-    ledger = MetricStore(known_methods(), ("ok",))
+    store = MetricStore(known_methods(), ("ok",))
     parts, whole = (
         Rendering(Form(delta=True), "", time.time_ns),
         Rendering(Form(), "", time.time_ns),
@@ -189,9 +189,9 @@ def test_deltas_add_up_to_the_whole() -> None:
     sums = [0, 0, 0.0]
     for round_ in (3, 0, 5):
         for index in range(round_):
-            ledger.add_call(call(took_s=0.001 * (index + 1)), None)
-            ledger.add_row(row_of(record()), None)
-        data = rendered(parts, ledger)
+            store.add_call(call(took_s=0.001 * (index + 1)), None)
+            store.add_row(row_of(record()), None)
+        data = rendered(parts, store)
         if round_:
             (point,) = data[metric_definitions.CALL_DURATION].data_points
             sums[0] += point.count
@@ -201,15 +201,15 @@ def test_deltas_add_up_to_the_whole() -> None:
             assert predictions.value == round_
         else:
             assert metric_definitions.CALL_DURATION not in data
-    (point,) = rendered(whole, ledger)[metric_definitions.CALL_DURATION].data_points
+    (point,) = rendered(whole, store)[metric_definitions.CALL_DURATION].data_points
     assert sums[:2] == [point.count, sum(point.positive.bucket_counts)] == [8, 8]
     assert math.isclose(sums[2], point.sum)
 
 
 def test_explicit_buckets_are_the_conventions() -> None:
-    ledger = MetricStore(known_methods(), ())
-    ledger.add_call(call(took_s=0.025), None)
+    store = MetricStore(known_methods(), ())
+    store.add_call(call(took_s=0.025), None)
     rendering = Rendering(Form(explicit_buckets=True), "", time.time_ns)
-    (point,) = rendered(rendering, ledger)[metric_definitions.CALL_DURATION].data_points
+    (point,) = rendered(rendering, store)[metric_definitions.CALL_DURATION].data_points
     assert list(point.explicit_bounds)[:4] == [0.005, 0.01, 0.025, 0.05]
     assert list(point.bucket_counts)[:4] == [0, 0, 1, 0]

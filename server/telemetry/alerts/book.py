@@ -178,7 +178,7 @@ class AlertBook:
     def acknowledge(
         self, alert_id: str, actor: str, note: str, now: float, undo: bool = False
     ) -> AlertRow:
-        """Somebody is on it (or, with `undo`, no longer). Raises UnknownAlert."""
+        """An operator is on it (or, with `undo`, no longer). Raises UnknownAlert."""
         row = self._find(alert_id)
         state = row.state
         row = replace(

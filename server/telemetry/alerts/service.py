@@ -6,6 +6,7 @@ Runs on the telemetry thread. Steps the store would not take yet wait here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from server.telemetry.alerts.book import AlertBook, Transition
 from server.telemetry.change_feed import ChangeFeed
@@ -22,33 +23,29 @@ OVER = ("activate", "rollback", "canary-promoted")
 Try = Callable[[Callable[[], object]], bool]
 
 
+@dataclass(eq=False)
 class AlertService:
     """`store` is asked each time: it may have been replaced. `stepped` is called for every step."""
 
-    def __init__(
-        self,
-        store: Callable[[], Store],
-        attempt: Try,
-        changes: ChangeFeed,
-        stepped: Callable[[Transition], None],
-    ) -> None:
-        self._store = store
-        self._attempt = attempt
-        self._changes = changes
-        self._stepped = stepped
+    store: Callable[[], Store]
+    attempt: Try
+    changes: ChangeFeed
+    stepped: Callable[[Transition], None]
+
+    def __post_init__(self) -> None:
         self.book = AlertBook(self._notify)
         # The newest form of each alert that is not stored yet: it holds all steps.
         self._waiting: dict[str, AlertRow] = {}
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
     def restore(self, now: float) -> None:
-        stored = self._store().judgements
+        stored = self.store().judgements
         self.book.restore(stored.alerts(), stored.silences(int(now * 1000)))
-        self._changes.note([*reversed(self.book.rows()), *self.book.silences()])
+        self.changes.note([*reversed(self.book.rows()), *self.book.silences()])
 
     def report(self, findings: Iterable[Finding], now: float) -> None:
         self.book.update(findings, now)
-        self._changes.note(row for row in reversed(self.book.rows()) if row.state != "resolved")
+        self.changes.note(row for row in reversed(self.book.rows()) if row.state != "resolved")
         self._firing = [
             (row.stamp, row.slices)
             for row in self.book.rows()
@@ -85,16 +82,16 @@ class AlertService:
         return self._shown(self.book.end_silence(silence_id, now))
 
     def _shown(self, row: SilenceRow) -> SilenceRow:
-        self._attempt(lambda: self._store().judgements.put_silence(row))
-        self._changes.note([row, *self.book.rows()])
+        self.attempt(lambda: self.store().judgements.put_silence(row))
+        self.changes.note([row, *self.book.rows()])
         self.keep()
         return row
 
     def deployed(self, row: DeployRow, now: float) -> None:
         if row.action in OVER:
             self.book.deployed(now)
-        self._changes.note([row])
-        self._attempt(lambda: self._store().judgements.put_deploy(row))
+        self.changes.note([row])
+        self.attempt(lambda: self.store().judgements.put_deploy(row))
         self.keep()
 
     def keep(self) -> None:
@@ -102,14 +99,14 @@ class AlertService:
 
         def work() -> None:
             for alert in self._waiting.values():
-                self._store().judgements.put_alert(alert)
+                self.store().judgements.put_alert(alert)
 
-        if self._waiting and self._attempt(work):
+        if self._waiting and self.attempt(work):
             self._waiting.clear()
 
     def _notify(self, transition: Transition) -> None:
         # What was never confirmed is seen while it lasts, and not kept.
         if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
             self._waiting[transition.alert.id] = transition.alert
-        self._changes.note([transition.alert])
-        self._stepped(transition)
+        self.changes.note([transition.alert])
+        self.stepped(transition)

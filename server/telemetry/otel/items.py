@@ -75,7 +75,7 @@ class ObservedCall:
     status: str = "OK"
     took_s: float = 0.0
     peer: str = ""  # as gRPC names it; known of sampled calls and of streams
-    http_door: str = ""  # HOST:PORT of the HTTP door, of a call that came through it
+    http_address: str = ""  # HOST:PORT of the HTTP port, of a call that came through it
 
 
 class Alone(NamedTuple):

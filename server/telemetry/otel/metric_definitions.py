@@ -78,7 +78,7 @@ COUNTERS = {
     "trefoil.parts.warned": MetricDefinition("{part}", "Parts used with a warning"),
     "trefoil.calls.refused": MetricDefinition("{call}", "Calls refused for want of a place"),
     "trefoil.http.connections.refused": MetricDefinition(
-        "{connection}", "Connections to the HTTP door refused for want of a place"
+        "{connection}", "Connections to the HTTP port refused for want of a place"
     ),
     "trefoil.connections.cut": MetricDefinition(
         "{connection}", "Connections ended because their host has too many"
@@ -113,7 +113,7 @@ GAUGES = {
     "trefoil.gpu.temperature": MetricDefinition("Cel", "Temperature of a GPU"),
     "trefoil.calls.open": MetricDefinition("{call}", "Open calls by what they are for"),
     "trefoil.http.connections": MetricDefinition(
-        "{connection}", "Open connections to the HTTP door"
+        "{connection}", "Open connections to the HTTP port"
     ),
     "trefoil.connections.open": MetricDefinition("{connection}", "Open connections of the port"),
     "trefoil.messages.arriving": MetricDefinition(

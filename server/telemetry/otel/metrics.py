@@ -154,16 +154,16 @@ class Rendering:
         self._sums = {key: one for key, one in self._sums.items() if key[0] in stamps}
 
 
+@dataclass(eq=False)
 class Publisher:
     """Sends the metrics every `interval_s` from a thread of its own, and once more at the end."""
 
-    def __init__(
-        self, exporter: Any, rendering: Rendering, collect: Collect, interval_s: float
-    ) -> None:
-        self.exporter = exporter
-        self._rendering = rendering
-        self._collect = collect
-        self._interval_s = interval_s
+    exporter: Any
+    rendering: Rendering
+    collect: Collect
+    interval_s: float
+
+    def __post_init__(self) -> None:
         self._ended = threading.Event()
         self._one = threading.Lock()  # an exporter is never called twice at the same time
         self._thread = threading.Thread(target=self._run, name="otel-metrics", daemon=True)
@@ -173,14 +173,14 @@ class Publisher:
 
     def publish(self) -> None:
         with self._one:
-            self.exporter.export(self._rendering.data(self._collect()))
+            self.exporter.export(self.rendering.data(self.collect()))
 
     def end(self, timeout_s: float) -> None:
         self._ended.set()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._interval_s):
+        while not self._ended.wait(self.interval_s):
             self.publish()
 
 

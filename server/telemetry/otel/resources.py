@@ -1,4 +1,4 @@
-"""One place for each stamp that is counted, and one for the server itself: a ledger, and the
+"""One place for each stamp that is counted, and one for the server itself: a metric store, and the
 resource its spans and events belong to. The stamp is part of the resource, so nothing is ever filed
 under the wrong one."""
 
@@ -42,15 +42,15 @@ class Place:
 Openers = Callable[[Mapping[str, str]], tuple[Any, Any]]
 
 
+@dataclass(eq=False)
 class StampResources:
-    def __init__(
-        self, about: Mapping[str, str], methods: Collection[str], openers: Openers
-    ) -> None:
-        self.still = threading.Lock()  # guards _places and every ledger in it
+    about: Mapping[str, str]
+    methods: Collection[str]
+    openers: Openers
+
+    def __post_init__(self) -> None:
+        self.still = threading.Lock()  # guards _places and every metric store in it
         self.served = ServedStamp()
-        self._about = about
-        self._methods = methods
-        self._openers = openers
         self._own: Place | None = None  # once it is needed
         self._places: dict[str, Place] = {}  # the one used last comes last
 
@@ -84,20 +84,18 @@ class StampResources:
 
     def _open(self, stamp: str) -> Place:
         served = self.served if stamp == self.served.stamp else ServedStamp(stamp)
-        about = dict(self._about)
+        about = dict(self.about)
         if stamp:
             about["trefoil.stamp"] = stamp
         if served.name:
             about["trefoil.stamp.name"] = served.name
-        tracer, logger = self._openers(about)
+        tracer, logger = self.openers(about)
         return Place(
             about=tuple(sorted(about.items())),
             stamp=stamp,
             start_unix_ns=time.time_ns(),
             model=served.name,
-            store=MetricStore(
-                self._methods, served.labels, served.name, begins_at_zero=bool(stamp)
-            ),
+            store=MetricStore(self.methods, served.labels, served.name, begins_at_zero=bool(stamp)),
             tracer=tracer,
             logger=logger,
         )

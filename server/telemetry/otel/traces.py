@@ -139,8 +139,8 @@ class Traces:
         return self._write_row(tracer, _context(alone.trace), row, model, kind, attributes)
 
     def _connection(self, call: ObservedCall) -> Attributes:
-        found = connection_attributes(call.peer, call.http_door or self.address)
-        return found | (HTTP_1 if call.http_door else HTTP_2)
+        found = connection_attributes(call.peer, call.http_address or self.address)
+        return found | (HTTP_1 if call.http_address else HTTP_2)
 
     def _write_row(
         self,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.telemetry.otel.event import ERRORS_OF_OURS, OtelEvent, deploy_event, error_event
@@ -26,19 +27,15 @@ BREATH_S = 1e-4
 Item = ObservedCall | Alone | OtelEvent
 
 
+@dataclass(eq=False)
 class ExportWorker:
-    def __init__(
-        self,
-        resources: StampResources,
-        traces: Traces | None,
-        logs: Logs | None,
-        served: Callable[[], ServedStamp],
-    ) -> None:
+    resources: StampResources
+    traces: Traces | None
+    logs: Logs | None
+    served: Callable[[], ServedStamp]
+
+    def __post_init__(self) -> None:
         self.dropped = 0
-        self._resources = resources
-        self._traces = traces
-        self._logs = logs
-        self._served = served
         self._items: deque[Item] = deque()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="otel-drain", daemon=True)
@@ -67,15 +64,15 @@ class ExportWorker:
         """Everything that waits; by one thread at a time."""
         self._look_at_served()
         while self._items:
-            with self._resources.still:
+            with self.resources.still:
                 for _ in range(min(CHUNK, len(self._items))):
                     self._take(self._items.popleft())
             time.sleep(BREATH_S)
 
     def _look_at_served(self) -> None:
-        served, before = self._served(), self._resources.served
+        served, before = self.served(), self.resources.served
         if served.stamp != before.stamp:
-            self._resources.served = served
+            self.resources.served = served
             self.put(deploy_event(served.stamp, served.name, before.stamp, time.time_ns()))
 
     def _take(self, item: Item) -> None:
@@ -83,29 +80,29 @@ class ExportWorker:
             self._take_call(item)
         elif isinstance(item, Alone):
             self._take_alone(item)
-        elif self._logs is not None:
-            self._logs.write(self._resources.place(item.stamp).logger, item)
+        elif self.logs is not None:
+            self.logs.write(self.resources.place(item.stamp).logger, item)
 
     def _take_call(self, call: ObservedCall) -> None:
-        place = self._resources.place(call.rows[0].stamp if call.rows else "")
+        place = self.resources.place(call.rows[0].stamp if call.rows else "")
         marks: Sequence[SpanMark | None] = [None] * (len(call.rows) + 1)
         # A call without rows is worth a trace only to a caller that asked for one.
         wanted = call.trace is not None and (call.rows or call.caller is not None)
-        if self._traces is not None and wanted and call.trace and call.trace.sampled:
-            marks = self._traces.write_call(place.tracer, call, place.model)
+        if self.traces is not None and wanted and call.trace and call.trace.sampled:
+            marks = self.traces.write_call(place.tracer, call, place.model)
         place.store.add_call(call, marks[0])
         for row, mark in zip(call.rows, marks[1:], strict=True):
             self._take_row(row, mark)
 
     def _take_alone(self, alone: Alone) -> None:
         mark = None
-        if self._traces is not None and alone.trace is not None and alone.trace.sampled:
-            place = self._resources.place(alone.row.stamp)
-            mark = self._traces.write_alone(place.tracer, alone, place.model)
+        if self.traces is not None and alone.trace is not None and alone.trace.sampled:
+            place = self.resources.place(alone.row.stamp)
+            mark = self.traces.write_alone(place.tracer, alone, place.model)
         self._take_row(alone.row, mark)
 
     def _take_row(self, row: RowItem, mark: SpanMark | None) -> None:
-        place = self._resources.place(row.stamp)
+        place = self.resources.place(row.stamp)
         place.store.add_row(row, mark)
-        if self._logs is not None and row.error_code in ERRORS_OF_OURS:
-            self._logs.write(place.logger, error_event(row, mark))
+        if self.logs is not None and row.error_code in ERRORS_OF_OURS:
+            self.logs.write(place.logger, error_event(row, mark))

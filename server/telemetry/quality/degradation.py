@@ -27,7 +27,8 @@ def quality_finding(
     fallen: list[tuple[int, str]] = []
     if row.predictions >= MIN_ANSWERS:
         level = _level(usual, row.estimated_accuracy, row.predictions)
-        fallen.append((level, f"estimated accuracy {100 * row.estimated_accuracy:.1f} %"))
+        estimated = f"estimated accuracy {100 * row.estimated_accuracy:.1f} %"
+        fallen.append((level, f"{estimated} on {row.predictions:,} rows"))
     if row.labelled >= MIN_LABELLED:
         level = _level(usual, row.accuracy, row.labelled)
         realised = f"realised accuracy {100 * row.accuracy:.1f} %"

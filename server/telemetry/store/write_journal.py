@@ -39,15 +39,15 @@ class JournalCounters:
     payloads_lost: int = 0  # of rows that waited
 
 
+@dataclass(eq=False)
 class Journal:
     """`monotonic` is the clock of the retries."""
 
-    def __init__(
-        self, store: Store, monotonic: Callable[[], float], keys: PayloadKeys = NO_KEYS
-    ) -> None:
-        self.store = store
-        self._keys = keys
-        self._monotonic = monotonic
+    store: Store
+    monotonic: Callable[[], float]
+    keys: PayloadKeys = NO_KEYS
+
+    def __post_init__(self) -> None:
         self._waiting: list[JournalEntry] = []
         self._retry_at = 0.0
         self._retry_s = RETRY_S
@@ -108,7 +108,7 @@ class Journal:
         the file itself is damaged."""
         if not self._waiting:
             return True
-        if self._monotonic() < self._retry_at:
+        if self.monotonic() < self._retry_at:
             return False
         try:
             with self.store.transaction():
@@ -159,7 +159,7 @@ class Journal:
         if not self.trouble:
             logger.error("telemetry: nothing is being kept: %s", fault)
         self.trouble = str(fault)
-        self._retry_at = self._monotonic() + self._retry_s
+        self._retry_at = self.monotonic() + self._retry_s
         self._retry_s = min(self._retry_s * 2, LONGEST_RETRY_S)
 
     def well(self) -> None:
@@ -186,7 +186,7 @@ class Journal:
                     record.at,
                     choice.stratum,
                     choice.probability,
-                    self._keys.seal(record.prediction_id, record.payload),
+                    self.keys.seal(record.prediction_id, record.payload),
                 )
                 for record, choice in of_day
                 if choice.keep

@@ -1,4 +1,4 @@
-"""Clients that others wrote, unmodified, against the HTTP door around an engine with rules."""
+"""Clients that others wrote, unmodified, against the HTTP port around an engine with rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from proto import inference_pb2 as pb
-from tests.support.http_door import curl, http_door, needs_curl
+from tests.support.http_site import curl, http_site, needs_curl
 from tests.support.patience import patience
 from tests.support.standin_engine import LABELS, STAMP, StandInEngine
 
@@ -89,7 +89,7 @@ def without(module: str, install: str) -> pytest.MarkDecorator:
 @without("geventhttpclient", "'tritonclient[http]'")
 async def test_tritons_http_client_unmodified() -> None:
     engine = StandInEngine()
-    async with http_door(engine) as site:
+    async with http_site(engine) as site:
         address = site.url.removeprefix("http://")
         assert "as Triton's" in await in_a_process(TRITON, address, PICTURE.hex())
     first, second, third, *_ = engine.received
@@ -162,7 +162,7 @@ except openai.NotFoundError:
 @without("openai", "openai")
 async def test_openais_client_unmodified() -> None:
     engine = StandInEngine()
-    async with http_door(engine) as site:
+    async with http_site(engine) as site:
         words = (site.url, PICTURE.hex(), SOUND.hex())
         assert "as OpenAI's" in await in_a_process(OPENAI, *words)
     chat = next(work for work in engine.received if work.task == "generate")
@@ -202,7 +202,7 @@ def one(name: str = "text", **more: object) -> dict[str, object]:
 async def test_tensors_that_cannot_be_read_are_refused_by_name(
     body: dict[str, object], reason: str
 ) -> None:
-    async with http_door(StandInEngine()) as site:
+    async with http_site(StandInEngine()) as site:
         reply = await curl("-d", json.dumps(body), site.url + "/v2/models/trefoil/infer")
     assert reply.status == 400 and f"[{reason}" in reply.json()["error"], reply.body
 
@@ -216,7 +216,7 @@ async def test_tensors_in_json_may_hold_base64() -> None:
         {"name": "text", "data": ["a", {"b64": "Yg=="}]},
     ]
     inputs = [one | {"datatype": "BYTES", "shape": [2, 1]} for one in given]
-    async with http_door(engine) as site:
+    async with http_site(engine) as site:
         body = json.dumps({"inputs": inputs, "id": "mine"})
         reply = await curl("-d", body, site.url + "/v2/models/triage/versions/1/infer")
     found = reply.json()

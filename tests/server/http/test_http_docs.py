@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http_door import needs_curl
+from tests.support.http_site import needs_curl
 from tests.support.patience import patience
 from tests.support.running import ROOT, program
 

@@ -1,4 +1,4 @@
-"""The HTTP door lets in whom the gRPC port lets in: tokens, certificates, roles, places."""
+"""The HTTP port lets in whom the gRPC port lets in: tokens, certificates, roles, places."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.security.audit import AuditLog
 from server.security.guard import Guard
 from server.security.roles import ROLES
 from server.security.tls import TlsFiles
-from tests.support.http_door import DoorSite, curl, http_door, needs_curl
+from tests.support.http_site import HttpSite, curl, http_site, needs_curl
 from tests.support.running import until
 from tests.support.standin_engine import STAMP, StandInEngine
 
@@ -44,8 +44,8 @@ OPEN = ("/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready",
 
 
 @dataclass(frozen=True, slots=True)
-class SecureDoor:
-    site: DoorSite
+class SecureSite:
+    site: HttpSite
     pem: Path
     bearers: dict[str, str]
 
@@ -58,15 +58,15 @@ class SecureDoor:
 
 
 @asynccontextmanager
-async def secure_door(folder: Path, mutual: bool = False) -> AsyncIterator[SecureDoor]:
+async def secure_site(folder: Path, mutual: bool = False) -> AsyncIterator[SecureSite]:
     pem = folder / "tls"
     authority.make(pem, ["localhost"], dt.datetime.now(dt.UTC))
     bearers: dict[str, str] = {role: tokens.add(folder / "tokens", role, role, 0) for role in ROLES}
     audit = AuditLog(folder / "audit.jsonl")
     guard = Guard(tokens.TokenFile(folder / "tokens"), audit, mutual)
     files = TlsFiles(pem / "server.pem", pem / "server.key", pem / "ca.pem" if mutual else None)
-    async with http_door(StandInEngine(), files, (guard,), host="localhost") as site:
-        yield SecureDoor(site, pem, bearers)
+    async with http_site(StandInEngine(), files, (guard,), host="localhost") as site:
+        yield SecureSite(site, pem, bearers)
     audit.close()
 
 
@@ -77,62 +77,62 @@ def allowed(path: str, role: str) -> bool:
 
 
 async def test_every_path_obeys_the_table_for_every_role(tmp_path: Path) -> None:
-    async with secure_door(tmp_path) as door:
+    async with secure_site(tmp_path) as site:
         for path, words in PATHS.items():
-            for role, bearer in door.bearers.items():
+            for role, bearer in site.bearers.items():
                 header = ("-H", f"authorization: Bearer {bearer}")
-                reply = await curl(*door.asked(path, *words, *header))
+                reply = await curl(*site.asked(path, *words, *header))
                 assert reply.status == (200 if allowed(path, role) else 403), (path, role)
-            reply = await curl(*door.asked(path, *words))
+            reply = await curl(*site.asked(path, *words))
             assert reply.status == 401 and reply.headers["www-authenticate"] == "Bearer", path
         for path in OPEN:
-            assert (await curl(*door.asked(path))).status == 200, path
+            assert (await curl(*site.asked(path))).status == 200, path
 
 
 async def test_the_page_shows_the_stamp_to_callers_with_a_role(tmp_path: Path) -> None:
-    async with secure_door(tmp_path) as door:
-        assert STAMP not in (await curl(*door.asked("/"))).body.decode()
-        header = ("-H", f"authorization: Bearer {door.bearers['observe']}")
-        assert STAMP in (await curl(*door.asked("/", *header))).body.decode()
+    async with secure_site(tmp_path) as site:
+        assert STAMP not in (await curl(*site.asked("/"))).body.decode()
+        header = ("-H", f"authorization: Bearer {site.bearers['observe']}")
+        assert STAMP in (await curl(*site.asked("/", *header))).body.decode()
 
 
 async def test_a_client_certificate_carries_its_role(tmp_path: Path) -> None:
-    async with secure_door(tmp_path, mutual=True) as door:
+    async with secure_site(tmp_path, mutual=True) as site:
         path, words = "/v1/predict", PATHS["/v1/predict"]
-        assert (await curl(*door.asked(path, *words, *door.shown("predict")))).status == 200
-        assert (await curl(*door.asked(path, *words, *door.shown("observe")))).status == 403
+        assert (await curl(*site.asked(path, *words, *site.shown("predict")))).status == 200
+        assert (await curl(*site.asked(path, *words, *site.shown("observe")))).status == 403
         with pytest.raises(AssertionError, match=r"curl: \((52|56)\)"):
-            await curl(*door.asked("/livez"))
+            await curl(*site.asked("/livez"))
 
 
 async def test_a_refused_caller_sends_no_body(tmp_path: Path) -> None:
     """401 comes before the body is asked for."""
     large = tmp_path / "large.bin"
     large.write_bytes(b"\0" * 8_000_000)
-    async with secure_door(tmp_path) as door:
+    async with secure_site(tmp_path) as site:
         words = ("-H", "expect: 100-continue", "-F", f"image=@{large}", "-w", "%{size_upload}")
-        reply = await curl(*door.asked("/v1/predict", *words))
+        reply = await curl(*site.asked("/v1/predict", *words))
         sent = int(reply.body.rpartition(b"}")[2])
         assert reply.status == 401 and sent < 1_000_000
 
 
 async def test_a_rotated_certificate_is_used_without_a_restart(tmp_path: Path) -> None:
-    async with secure_door(tmp_path) as door:
-        assert (await curl(*door.asked("/livez"))).status == 200
+    async with secure_site(tmp_path) as site:
+        assert (await curl(*site.asked("/livez"))).status == 200
         later = tmp_path / "later"
         authority.make(later, ["localhost"], dt.datetime.now(dt.UTC))
         for name in ("server.pem", "server.key"):
-            os.replace(later / name, door.pem / name)
+            os.replace(later / name, site.pem / name)
         with pytest.raises(AssertionError, match=r"curl: \((35|60)\)"):
-            await curl(*door.asked("/livez"))
-        (door.pem / "server.key").write_text("half-written")
-        new = replace(door, pem=later)
+            await curl(*site.asked("/livez"))
+        (site.pem / "server.key").write_text("half-written")
+        new = replace(site, pem=later)
         assert (await curl(*new.asked("/livez"))).status == 200, "the last good pair goes on"
 
 
 async def test_places_of_calls_are_shared_with_grpc() -> None:
     engine = StandInEngine()
-    async with http_door(engine, max_calls=2) as site:
+    async with http_site(engine, max_calls=2) as site:
         url = site.url + "/v1/predict"
         held = [asyncio.create_task(curl("-F", "text=wait", url)) for _ in range(2)]
         await until(lambda: site.listener.budget.open["predict"] == 2)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.api import open_inference_messages as oip
+from server.api import open_inference_messages as v2
 from server.api.open_inference_tensors import bytes_elements, bytes_tensor
 from server.commands import predict
 from tests.support import media_bytes as made
@@ -106,8 +106,8 @@ def test_command_line_can_refuse(run: Run, animation: str) -> None:
 def open_inference(address: str, **parameters: str) -> Any:
     """ModelInfer of one row, a text and an animation, asked for `parts_used`; the answer."""
     elements = (("text", b"hum"), ("image", ANIMATION))
-    kind = oip.ModelInferRequest.InferInputTensor
-    request = oip.ModelInferRequest(
+    kind = v2.ModelInferRequest.InferInputTensor
+    request = v2.ModelInferRequest(
         model_name="trefoil",
         inputs=[kind(name=name, datatype="BYTES", shape=[1, 1]) for name, _ in elements],
         raw_input_contents=[bytes_tensor([content]) for _, content in elements],
@@ -119,7 +119,7 @@ def open_inference(address: str, **parameters: str) -> Any:
         return channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=oip.ModelInferResponse.FromString,
+            response_deserializer=v2.ModelInferResponse.FromString,
         )(request)
 
 

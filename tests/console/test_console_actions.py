@@ -12,11 +12,11 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
-from console.feed import deeds as doing
-from console.panels.deed_dialog import DeedDialog
-from console.state import deeds
+from console.feed import action_calls
+from console.panels.action_dialog import ActionDialog
+from console.state import action_kinds
 from console.state.access import PLAIN, ConnectionAccess
-from console.state.deeds import DEEDS, LABEL
+from console.state.action_kinds import KINDS, LABEL
 from console.state.domain import Action
 from server.main import COMMANDS
 from tests.console.test_console_window import actions_of, live, make, stand_in
@@ -39,12 +39,12 @@ async def test_a_loaded_bundle_is_activated_and_rolled_back_with_name_and_reason
     async with fleet_of(tmp_path, "north") as servers:
         address = servers[0].address
         await servers[0].site.load("b")
-        found = await doing.bundles(address, PLAIN, "kim")
+        found = await action_calls.bundles(address, PLAIN, "kim")
         assert [(stamp, roles) for stamp, _, roles in found] == [(B, "loaded")]
-        state, detail = await doing.perform(action("activate", address, target=B), PLAIN)
+        state, detail = await action_calls.perform(action("activate", address, target=B), PLAIN)
         assert (state, stamps(servers)) == ("done", [B]), detail
         assert servers[0].site.recorded[-1] == ("activate", "b", "p99 doubled")
-        state, detail = await doing.perform(action("rollback", address), PLAIN)
+        state, detail = await action_calls.perform(action("rollback", address), PLAIN)
         assert (state, stamps(servers)) == ("done", [A]), detail
         assert servers[0].site.recorded[-1] == ("rollback", "a", "p99 doubled")
 
@@ -52,18 +52,18 @@ async def test_a_loaded_bundle_is_activated_and_rolled_back_with_name_and_reason
 async def test_a_canary_is_started_and_ended_and_none_is_refused(tmp_path: Path) -> None:
     async with fleet_of(tmp_path, "north") as servers:
         (north,) = servers
-        state, detail = await doing.perform(action("canary-end", north.address), PLAIN)
+        state, detail = await action_calls.perform(action("canary-end", north.address), PLAIN)
         assert state == "refused" and "no canary runs here" in detail
         assert stamps(servers) == [A], "it did not roll back instead"
         await north.site.load("b")
-        found = await doing.bundles(north.address, PLAIN, "kim", DEEDS["canary"].bundles)
+        found = await action_calls.bundles(north.address, PLAIN, "kim", KINDS["canary"].bundles)
         assert [stamp for stamp, _, _ in found] == [B]
         asked = action("canary", north.address, target=TARGETS["canary"], note="try it")
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert state == "done" and "10% of the sessions for 30 min" in detail
         done, stamp, why = north.site.recorded[-1]
         assert (done, stamp) == ("canary", "b") and why.startswith("try it; 10%")
-        state, detail = await doing.perform(action("canary-end", north.address), PLAIN)
+        state, detail = await action_calls.perform(action("canary-end", north.address), PLAIN)
         assert (state, stamps(servers)) == ("done", [A]), detail
         assert north.site.recorded[-1][0] == "canary-rolled-back"
 
@@ -74,14 +74,14 @@ async def test_a_replica_is_restarted_with_name_and_reason(tmp_path: Path) -> No
         pool = north.site.engine.pool_set.active
         before = pool.statuses()[0]
         asked = action("restart", north.address, target="0", note="it leaks")
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert state == "done" and detail.startswith("replica 0 "), detail
         after = pool.statuses()[0]
         assert after.restarts == before.restarts + 1 and after.pid != before.pid
         assert "restart asked for by kim" in after.last_exit and "it leaks" in after.last_exit
         assert north.site.recorded[-1] == ("restart", "", "replica 0: it leaks")
         asked = action("restart", north.address, target="7")
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert state == "refused" and "there is no replica 7" in detail
 
 
@@ -89,15 +89,17 @@ async def test_what_is_stored_can_be_rehearsed_and_what_serves_cannot(tmp_path: 
     async with fleet_of(tmp_path, "north") as servers:
         (north,) = servers
         await north.site.load("b")
-        found = await doing.bundles(north.address, PLAIN, "kim", DEEDS["rehearse"].bundles)
+        found = await action_calls.bundles(north.address, PLAIN, "kim", KINDS["rehearse"].bundles)
         assert [stamp for stamp, _, _ in found] == [B]
-        state, detail = await doing.perform(action("rehearse", north.address, target=A), PLAIN)
+        state, detail = await action_calls.perform(
+            action("rehearse", north.address, target=A), PLAIN
+        )
         assert state == "refused" and "serves already" in detail
         against = action("replay-against", north.address, target=f"id{LABEL}{'c' * 64}")
-        state, detail = await doing.perform(against, PLAIN)
+        state, detail = await action_calls.perform(against, PLAIN)
         assert state == "refused" and "cccccccccccc is not loaded" in detail
         against = action("replay-against", north.address, target=f"id{LABEL}{B}")
-        assert "there is no prediction id" in (await doing.perform(against, PLAIN))[1]
+        assert "there is no prediction id" in (await action_calls.perform(against, PLAIN))[1]
 
 
 async def test_the_fleet_switches_as_one_or_stays_as_it_is(tmp_path: Path) -> None:
@@ -105,13 +107,13 @@ async def test_the_fleet_switches_as_one_or_stays_as_it_is(tmp_path: Path) -> No
         addresses = [server.address for server in servers]
         await servers[0].site.load("b")
         asked = action("activate", *addresses, target=B)
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert (state, stamps(servers)) == ("refused", [A, A])
         assert "has not loaded bbbbbbbbbbbb; nothing has changed" in detail
         await servers[1].site.load("b")
-        assert (await doing.perform(asked, PLAIN))[0] == "done"
+        assert (await action_calls.perform(asked, PLAIN))[0] == "done"
         assert stamps(servers) == [B, B]
-        assert (await doing.perform(action("rollback", *addresses), PLAIN))[0] == "done"
+        assert (await action_calls.perform(action("rollback", *addresses), PLAIN))[0] == "done"
         assert stamps(servers) == [A, A]
 
 
@@ -120,7 +122,7 @@ async def test_those_that_switched_go_back_when_one_fails(tmp_path: Path) -> Non
         for server in servers:
             await server.site.load("b")
         asked = action("activate", *(server.address for server in servers), target=B)
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert (state, stamps(servers)) == ("refused", [A, A]), detail
         assert "failed on south" in detail and "nothing has changed" in detail
         done, stamp, why = servers[0].site.recorded[-1]
@@ -133,21 +135,21 @@ async def test_a_credential_without_the_role_gets_a_sentence(tmp_path: Path) -> 
         access = ConnectionAccess(
             True, site.pem / "ca.pem", None, mine.with_suffix(".pem"), mine.with_suffix(".key")
         )
-        for kind in [kind for kind, deed in DEEDS.items() if deed.role == "admin"]:
+        for kind in [kind.name for kind in KINDS.values() if kind.role == "admin"]:
             if kind == "replay":
                 continue  # a predict credential may do it where payloads may be read
             asked = action(kind, site.address, target=TARGETS.get(kind, ""))
-            state, detail = await doing.perform(asked, access)
+            state, detail = await action_calls.perform(asked, access)
             assert state == "refused"
             assert detail.startswith("your credential may not do that: it needs the role admin")
-        with pytest.raises(doing.DeedRefused, match="needs the role admin"):
-            await doing.bundles(site.address, access, "kim")
+        with pytest.raises(action_calls.ActionRefused, match="needs the role admin"):
+            await action_calls.bundles(site.address, access, "kim")
 
 
 async def test_what_nobody_answers_is_refused_without_text_of_grpc() -> None:
-    for kind in DEEDS:
+    for kind in KINDS:
         asked = action(kind, "127.0.0.1:1", target=TARGETS.get(kind, ""))
-        state, detail = await doing.perform(asked, PLAIN)
+        state, detail = await action_calls.perform(asked, PLAIN)
         assert (state, detail) == ("refused", "connection refused"), kind
 
 
@@ -166,18 +168,20 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("access", [PLAIN, SECURE])
-@pytest.mark.parametrize("kind", DEEDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_is_equal_to_its_command(kind: str, access: ConnectionAccess) -> None:
     target = TARGETS.get(kind, "")
-    for servers in (["a:1"], ["a:1", "b:1"])[: 2 if DEEDS[kind].whole else 1]:
-        name, *text = shlex.split(deeds.command(action(kind, *servers, target=target), access))
+    for servers in (["a:1"], ["a:1", "b:1"])[: 2 if KINDS[kind].whole else 1]:
+        name, *text = shlex.split(
+            action_kinds.command(action(kind, *servers, target=target), access)
+        )
         assert name == "server" and text[0] in COMMANDS
         module = "fleet.command" if text[0] == "fleet" else text[0]
         command = importlib.import_module(f"server.commands.{module}")
         found = vars(command.parser().parse_args(text[1:]))
         assert found["tls_ca"] == access.ca
         assert found.get("servers", [found.get("server")]) == servers
-        if DEEDS[kind].role == "admin" and not DEEDS[kind].prediction:
+        if KINDS[kind].role == "admin" and not KINDS[kind].prediction:
             assert found["reason"] == "p99 doubled"
         if kind == "canary":
             assert (found["stamp"], found["canary"], found["canary_minutes"]) == (B, 0.1, 30)
@@ -198,8 +202,8 @@ def test_the_dialog_says_what_happens_and_does_nothing_without_a_reason(
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.server.select(fleet.addresses[0])
-        actions_of(window).roll_back()
-        dialog = next(w for w in window.findChildren(DeedDialog) if w.isVisible())
+        actions_of(window).ask("rollback")
+        dialog = next(w for w in window.findChildren(ActionDialog) if w.isVisible())
         assert dialog.sentence.text().startswith("gpu-01.lon goes back to the bundle before")
         assert not dialog.confirm.isEnabled()
         dialog.scope.setCurrentIndex(1)

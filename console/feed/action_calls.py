@@ -10,21 +10,21 @@ import grpc
 from grpc import aio
 
 from console.feed import address as reach
-from console.feed import fleet_deeds
-from console.feed.peers import LONG_S, LONGEST_S, DeedRefused, Peer, refused
-from console.state import deeds
+from console.feed import fleet_switch
+from console.feed.peers import LONG_S, LONGEST_S, ActionRefused, Peer, refused
+from console.state import action_kinds
 from console.state.access import ConnectionAccess
 from console.state.domain import Action
 from console.state.sanitize import sanitized
 from proto import admin_pb2, inference_pb2, observe_pb2
 
-__all__ = ["DeedRefused", "Peer", "bundles", "perform"]
+__all__ = ["ActionRefused", "Peer", "bundles", "perform"]
 COLD = "has to be loaded"  # what a server answers that keeps no bundle warm
 
 
 async def perform(action: Action, access: ConnectionAccess) -> tuple[str, str]:
     """(done | refused, the outcome as a sentence)."""
-    deed = deeds.DEEDS[action.kind]
+    kind = action_kinds.KINDS[action.kind]
     async with AsyncExitStack() as stack:
         try:
             peers = [
@@ -37,10 +37,10 @@ async def perform(action: Action, access: ConnectionAccess) -> tuple[str, str]:
             ]
             work = _FLEET[action.kind] if len(peers) > 1 else _ONE[action.kind]
             return "done", sanitized(await work(peers, action), 400)
-        except DeedRefused as error:
+        except ActionRefused as error:
             return "refused", sanitized(str(error), 400)
         except aio.AioRpcError as error:
-            return "refused", refused(error, deed)
+            return "refused", refused(error, kind)
         except OSError as error:
             return "refused", sanitized(str(error), 300)
 
@@ -49,16 +49,16 @@ async def bundles(
     address: str,
     access: ConnectionAccess,
     actor: str,
-    wanted: Sequence[str] = deeds.DEEDS["activate"].bundles,
+    wanted: Sequence[str] = action_kinds.KINDS["activate"].bundles,
 ) -> list[tuple[str, str, str]]:
     """(stamp, name, roles) of what has one of the `wanted` roles there; "stored" is whatever does
-    not serve. Raises DeedRefused, OSError."""
+    not serve. Raises ActionRefused, OSError."""
     async with reach.open_channel(address, access) as channel:
         peer = Peer(address, channel, reach.named(access, actor))
         try:
             listed = await peer.call(peer.admin.Bundles, admin_pb2.BundlesRequest())
         except aio.AioRpcError as error:
-            raise DeedRefused(refused(error, deeds.DEEDS["activate"])) from None
+            raise ActionRefused(refused(error, action_kinds.KINDS["activate"])) from None
         found = []
         for one in listed.bundles:
             roles = [sanitized(role, 60) for role in one.roles]
@@ -93,7 +93,7 @@ async def _activate(peers: Sequence[Peer], action: Action) -> str:
 
 async def _start_canary(peers: Sequence[Peer], action: Action) -> str:
     (peer,) = peers
-    stamp, share, minutes = action.target.split(deeds.LABEL)
+    stamp, share, minutes = action.target.split(action_kinds.LABEL)
     request = admin_pb2.ActivateRequest(
         stamp=stamp,
         canary_share=float(share),
@@ -115,7 +115,7 @@ async def _rehearse(peers: Sequence[Peer], action: Action) -> str:
     request = admin_pb2.RehearseRequest(stamp=action.target, reason=action.note)
     done = await peer.last(peer.admin.Rehearse, request, LONGEST_S)
     if done is None or not done.verdict:
-        raise DeedRefused("the server closed the call without a verdict")
+        raise ActionRefused("the server closed the call without a verdict")
     return f"{done.verdict}: {done.reason}"
 
 
@@ -124,7 +124,7 @@ async def _restart(peers: Sequence[Peer], action: Action) -> str:
     request = admin_pb2.RestartRequest(replica=int(action.target), reason=action.note)
     done = await peer.last(peer.admin.Restart, request)
     if done is None or not done.done:
-        raise DeedRefused("the replica does not serve yet: look at Server")
+        raise ActionRefused("the replica does not serve yet: look at Server")
     return str(done.detail)
 
 
@@ -149,7 +149,7 @@ async def _verify(peers: Sequence[Peer], _: Action) -> str:
     changed = [item.message for replica in replicas for item in replica.self_check.changed]
     errors = [replica.self_check.error for replica in replicas if replica.self_check.error]
     if errors:
-        raise DeedRefused(f"the check failed: {errors[0]}")
+        raise ActionRefused(f"the check failed: {errors[0]}")
     if changed:
         return f"{len(changed)} items differ from what was loaded: {changed[0]}"
     return f"every byte of {len(replicas)} replicas is as it was loaded"
@@ -157,13 +157,13 @@ async def _verify(peers: Sequence[Peer], _: Action) -> str:
 
 async def _feedback(peers: Sequence[Peer], action: Action) -> str:
     (peer,) = peers
-    identity, _, label = action.target.partition(deeds.LABEL)
+    identity, _, label = action.target.partition(action_kinds.LABEL)
     request = inference_pb2.FeedbackRequest()
     source = f"{action.actor}: {action.note}" if action.note else action.actor
     request.items.add(prediction_id=identity, label=label, source=source[:200])
     (result,) = (await peer.call(peer.inference.Feedback, request)).results
     if result.status not in ("joined", "corrected", "duplicate"):
-        raise DeedRefused(f"{result.status} {result.fault.message}".strip())
+        raise ActionRefused(f"{result.status} {result.fault.message}".strip())
     return f"{label}: {result.status}"
 
 
@@ -173,7 +173,7 @@ async def _replay(peers: Sequence[Peer], action: Action) -> str:
     samples = (await peer.call(peer.observe.Samples, asked)).samples
     if not samples or not samples[0].example:
         why = samples[0].no_example if samples else ""
-        raise DeedRefused(why or "the server no longer keeps this payload")
+        raise ActionRefused(why or "the server no longer keeps this payload")
     before = samples[0].row
     request = inference_pb2.PredictRequest()
     request.examples.add().ParseFromString(samples[0].example)
@@ -187,7 +187,7 @@ async def _replay(peers: Sequence[Peer], action: Action) -> str:
 
 async def _replay_against(peers: Sequence[Peer], action: Action) -> str:
     (peer,) = peers
-    identity, _, stamp = action.target.partition(deeds.LABEL)
+    identity, _, stamp = action.target.partition(action_kinds.LABEL)
     request = admin_pb2.ReplayRequest(prediction_id=identity, stamp=stamp)
     found = await peer.call(peer.admin.Replay, request)
     before, now = found.before.prediction, _answer(found.now)
@@ -200,7 +200,7 @@ async def _replay_against(peers: Sequence[Peer], action: Action) -> str:
 
 def _answer(result: inference_pb2.Result) -> inference_pb2.Prediction:
     if result.WhichOneof("outcome") == "fault":
-        raise DeedRefused(f"{result.fault.code}: {result.fault.message}")
+        raise ActionRefused(f"{result.fault.code}: {result.fault.message}")
     return result.prediction
 
 
@@ -210,7 +210,7 @@ def _same(before: str, now: str) -> str:
 
 def _serves(done: admin_pb2.Progress | None) -> str:
     if done is None:
-        raise DeedRefused("the server closed the call without an answer")
+        raise ActionRefused("the server closed the call without an answer")
     return f"{done.step} {done.stamp.name} {done.detail}".strip()
 
 
@@ -229,6 +229,6 @@ _ONE: dict[str, _Work] = {
     "replay-against": _replay_against,
 }
 _FLEET: dict[str, _Work] = {
-    "rollback": fleet_deeds.roll_back_all,
-    "activate": fleet_deeds.activate_all,
+    "rollback": fleet_switch.roll_back_all,
+    "activate": fleet_switch.activate_all,
 }

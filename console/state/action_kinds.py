@@ -1,5 +1,6 @@
 """What an operator can have a server do: what will happen and to whom, who may, the command that
-does the same. Pure. `console.feed.deeds` does it, `console.panels.deed_dialog` asks before."""
+does the same. Pure. `console.feed.action_calls` does it, `console.panels.action_dialog` asks
+before."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ MINUTES = (10, 30, 60, 240)
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class ActionKind:
     """One kind of action. `role` is the one a credential needs. `whole`: the fleet can do it as
     one. `happens` completes "{who} …"."""
 
-    kind: str
+    name: str
     title: str
     verb: str
     happens: str
@@ -40,10 +41,10 @@ class Deed:
     prediction: bool = False  # it is about one
 
 
-DEEDS = {
-    deed.kind: deed
-    for deed in (
-        Deed(
+KINDS = {
+    kind.name: kind
+    for kind in (
+        ActionKind(
             "rollback",
             "Roll back",
             "rolled back",
@@ -52,7 +53,7 @@ DEEDS = {
             "admin",
             whole=True,
         ),
-        Deed(
+        ActionKind(
             "activate",
             "Activate a loaded bundle",
             "activated",
@@ -62,7 +63,7 @@ DEEDS = {
             whole=True,
             bundles=("loaded", "standby", "canary"),
         ),
-        Deed(
+        ActionKind(
             "canary",
             "Start a canary",
             "gave a canary its share",
@@ -71,7 +72,7 @@ DEEDS = {
             "admin",
             bundles=("loaded",),
         ),
-        Deed(
+        ActionKind(
             "canary-end",
             "End the canary",
             "ended its canary",
@@ -79,7 +80,7 @@ DEEDS = {
             "serves. Without a canary nothing happens.",
             "admin",
         ),
-        Deed(
+        ActionKind(
             "rehearse",
             "Rehearse a bundle",
             "rehearsed",
@@ -89,7 +90,7 @@ DEEDS = {
             "admin",
             bundles=("stored",),
         ),
-        Deed(
+        ActionKind(
             "restart",
             "Restart a replica",
             "restarted a replica",
@@ -97,14 +98,14 @@ DEEDS = {
             "starts it again. The others serve meanwhile; of a single one, requests wait.",
             "admin",
         ),
-        Deed(
+        ActionKind(
             "drain",
             "Drain",
             "drained",
             "refuses new work, answers what it accepted, then exits. Nothing here starts it again.",
             "admin",
         ),
-        Deed(
+        ActionKind(
             "verify",
             "Verify now",
             "verified",
@@ -112,7 +113,7 @@ DEEDS = {
             "goes on answering; that takes as long as hashing the bundle twice.",
             "observe",
         ),
-        Deed(
+        ActionKind(
             "feedback",
             "Give feedback on this prediction",
             "labelled",
@@ -121,7 +122,7 @@ DEEDS = {
             "predict",
             prediction=True,
         ),
-        Deed(
+        ActionKind(
             "replay",
             "Replay this prediction",
             "replayed",
@@ -130,7 +131,7 @@ DEEDS = {
             "admin",
             prediction=True,
         ),
-        Deed(
+        ActionKind(
             "replay-against",
             "Replay this prediction against another stamp",
             "replayed",
@@ -145,34 +146,34 @@ DEEDS = {
 _ALL_OR_NONE = " All of them or none: where one fails, those that switched go back."
 
 
-def sentence(deed: Deed, names: Sequence[str]) -> str:
+def sentence(kind: ActionKind, names: Sequence[str]) -> str:
     """What will happen, and to whom."""
     if len(names) == 1:
-        return f"{names[0]} {deed.happens}"
-    return f"Each of {len(names)} servers ({', '.join(names)}) {deed.happens}{_ALL_OR_NONE}"
+        return f"{names[0]} {kind.happens}"
+    return f"Each of {len(names)} servers ({', '.join(names)}) {kind.happens}{_ALL_OR_NONE}"
 
 
 def command(action: Action, access: ConnectionAccess) -> str:
     """The command line that does the same."""
-    return command_lines.deed(
+    return command_lines.action(
         action.kind, action.server.split(), action.target.split(LABEL), action.note, access
     )
 
 
-def refusal(deed: Deed, why: str) -> str:
+def refusal(kind: ActionKind, why: str) -> str:
     """A refusal by role, as a sentence for the person whose credential it is."""
-    return f"your credential may not do that: it needs the role {deed.role} ({why})"
+    return f"your credential may not do that: it needs the role {kind.role} ({why})"
 
 
 def event(action: Action, names: Sequence[str], ahead_s: float) -> TimelineEvent:
     """`kim rolled back gpu-03.lon: p99 doubled`, as done, on its way or refused."""
-    deed = DEEDS[action.kind]
+    kind = KINDS[action.kind]
     who = ", ".join(names)
-    what = f"{who} {deed.kind} asked for by {action.actor}"
+    what = f"{who} {kind.name} asked for by {action.actor}"
     if action.state == "done":
-        what = f"{who} {deed.verb} by {action.actor}"
+        what = f"{who} {kind.verb} by {action.actor}"
     elif action.state == "refused":
-        what = f"{who} not {deed.verb}, asked by {action.actor}"
+        what = f"{who} not {kind.verb}, asked by {action.actor}"
     text = f"{what}: {action.note}" if action.note else what
     text += f" · {action.detail}" if action.detail else ""
     severity = {"done": "info", "refused": "warning"}.get(action.state, "unknown")
@@ -183,12 +184,12 @@ def event(action: Action, names: Sequence[str], ahead_s: float) -> TimelineEvent
 
 def outcome(action: Action, names: Sequence[str]) -> str:
     """The notice in the footer."""
-    deed = DEEDS.get(action.kind)
+    kind = KINDS.get(action.kind)
     who = ", ".join(names)
-    if deed is None or action.state != "done":
-        title = deed.title.lower() if deed is not None else action.kind
+    if kind is None or action.state != "done":
+        title = kind.title.lower() if kind is not None else action.kind
         return f"{title} of {who} refused: {action.detail}"
-    return f"{who} {deed.verb}" + (f": {action.detail}" if action.detail else "")
+    return f"{who} {kind.verb}" + (f": {action.detail}" if action.detail else "")
 
 
 def loaded_text(stamp: str, name: str, roles: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from grpc import aio
 
 from console.feed import faults
-from console.feed.peers import DeedRefused, Peer
-from console.state import deeds
+from console.feed.peers import ActionRefused, Peer
+from console.state import action_kinds
 from console.state.domain import Action
 from proto import admin_pb2
 
@@ -19,10 +19,10 @@ async def roll_back_all(peers: Sequence[Peer], action: Action) -> str:
     await _look_all(peers)
     targets = {peer.having("standby") for peer in peers}
     if any(peer.having("canary") for peer in peers):
-        raise DeedRefused("a canary runs: end it on its server first")
+        raise ActionRefused("a canary runs: end it on its server first")
     if len(targets) != 1 or "" in targets:
         rows = ", ".join(f"{p.label}: {p.having('standby')[:12] or 'none'}" for p in peers)
-        raise DeedRefused(f"the servers do not keep one bundle warm: {rows}")
+        raise ActionRefused(f"the servers do not keep one bundle warm: {rows}")
     request = admin_pb2.RollbackRequest(reason=action.note)
     return await _all_or_none(
         peers, targets.pop(), lambda peer: peer.call(peer.admin.Rollback, request)
@@ -34,9 +34,9 @@ async def activate_all(peers: Sequence[Peer], action: Action) -> str:
     stamp = action.target
     for peer in peers:
         ready = peer.roles.get(stamp, ())
-        loaded = any(role.startswith(deeds.DEEDS["activate"].bundles) for role in ready)
+        loaded = any(role.startswith(action_kinds.KINDS["activate"].bundles) for role in ready)
         if peer.stamp != stamp and not loaded:
-            raise DeedRefused(f"{peer.label} has not loaded {stamp[:12]}; nothing has changed")
+            raise ActionRefused(f"{peer.label} has not loaded {stamp[:12]}; nothing has changed")
     request = admin_pb2.ActivateRequest(stamp=stamp, reason=action.note)
     asked = [peer for peer in peers if peer.stamp != stamp]
     return await _all_or_none(asked, stamp, lambda peer: peer.call(peer.admin.Activate, request))
@@ -67,7 +67,7 @@ async def _all_or_none(
     left = await _each(switched, back)
     unknown = [p.label for p in peers if p.address in left or p.address in stuck]
     end = f"look at {', '.join(unknown)}" if unknown else "nothing has changed"
-    raise DeedRefused(f"{reason}; {end}")
+    raise ActionRefused(f"{reason}; {end}")
 
 
 async def _look_all(peers: Sequence[Peer]) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP door of a server: it listens, serves in the event loop of the gRPC port, and closes
+"""The HTTP port of a server: it listens, serves in the event loop of the gRPC port, and closes
 after it has answered. uvicorn and httptools read and write HTTP; no process or signal is theirs.
 """
 
@@ -32,7 +32,7 @@ BACKLOG = 2048
 DATE_S = 1.0  # how often the Date of answers is made
 
 
-class HttpDoor:
+class HttpListener:
     """`listener` has started: its services and interceptors are called from here too."""
 
     def __init__(

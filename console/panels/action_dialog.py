@@ -20,9 +20,9 @@ from PySide6.QtWidgets import (
 )
 
 from console.panels.dialogs import plain_label
-from console.state import deeds
+from console.state import action_kinds
 from console.state.access import ConnectionAccess
-from console.state.deeds import LABEL, Deed
+from console.state.action_kinds import LABEL, ActionKind
 from console.state.domain import Action
 
 LONGEST_REASON = 500
@@ -35,7 +35,7 @@ NONE = {
 WIDTH = 620
 
 
-class DeedDialog(QDialog):
+class ActionDialog(QDialog):
     """`servers` are (address, name), the one it is about first. `prediction`: what feedback and
     replays are about. `choices` are (text, value) of what can be chosen where that is known:
     labels of feedback, replicas of a restart. `wanted` carries the action that was confirmed."""
@@ -45,7 +45,7 @@ class DeedDialog(QDialog):
     def __init__(
         self,
         parent: QWidget,
-        deed: Deed,
+        kind: ActionKind,
         servers: Sequence[tuple[str, str]],
         actor: str,
         access: ConnectionAccess,
@@ -54,9 +54,9 @@ class DeedDialog(QDialog):
         choices: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(parent)
-        self._deed, self._servers, self._actor = deed, list(servers), actor
+        self._kind, self._servers, self._actor = kind, list(servers), actor
         self._access, self._clock, self._prediction = access, clock, prediction
-        self.setWindowTitle(deed.title)
+        self.setWindowTitle(kind.title)
         form = QFormLayout(self)
         self.sentence = plain_label("")
         self.sentence.setFixedWidth(WIDTH)
@@ -70,7 +70,7 @@ class DeedDialog(QDialog):
         self.reason.setPlaceholderText("kept with your name, for the next operator")
         self.reason.setAccessibleName("Reason")
         form.addRow("Reason", self.reason)
-        form.addRow("As", QLabel(f"{actor}; needs the role {deed.role}"))
+        form.addRow("As", QLabel(f"{actor}; needs the role {kind.role}"))
         form.addRow("Command", self._command_row())
         self.trouble = plain_label("")
         self.trouble.hide()
@@ -86,27 +86,27 @@ class DeedDialog(QDialog):
     def _ask(self, form: QFormLayout, choices: Sequence[tuple[str, str]]) -> None:
         address, name = self._servers[0]
         self.scope.addItem(f"{name} alone", address)
-        if self._deed.whole and len(self._servers) > 1:
+        if self._kind.whole and len(self._servers) > 1:
             every = " ".join(address for address, _ in self._servers)
             self.scope.addItem(f"all {len(self._servers)} servers, or none", every)
         self.scope.setAccessibleName("Servers")
         if self.scope.count() > 1:
             form.addRow("Where", self.scope)
-        if self._deed.bundles:
+        if self._kind.bundles:
             self.target.addItem("asking the server …", "")
             form.addRow("Bundle", self.target)
         elif choices:
             for text, value in choices:
                 self.target.addItem(text, value)
-            form.addRow(CHOOSES.get(self._deed.kind, "What"), self.target)
-        self.target.setAccessibleName(self._deed.title)
-        if self._deed.kind == "canary":
+            form.addRow(CHOOSES.get(self._kind.name, "What"), self.target)
+        self.target.setAccessibleName(self._kind.title)
+        if self._kind.name == "canary":
             self._ask_share(form)
 
     def _ask_share(self, form: QFormLayout) -> None:
         for head, values, text in (
-            ("Share of sessions", deeds.SHARES, "{:.0%}"),
-            ("Minutes", deeds.MINUTES, "{}"),
+            ("Share of sessions", action_kinds.SHARES, "{:.0%}"),
+            ("Minutes", action_kinds.MINUTES, "{}"),
         ):
             box = QComboBox()
             box.setAccessibleName(head)
@@ -132,21 +132,21 @@ class DeedDialog(QDialog):
 
     def _buttons(self) -> QDialogButtonBox:
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
-        self.confirm = buttons.addButton(self._deed.title, QDialogButtonBox.ButtonRole.AcceptRole)
+        self.confirm = buttons.addButton(self._kind.title, QDialogButtonBox.ButtonRole.AcceptRole)
         buttons.accepted.connect(self._confirmed)
         buttons.rejected.connect(self.reject)
         return buttons
 
     def show_bundles(self, server: str, found: Sequence[tuple[str, str, str]], why: str) -> None:
         """What can be chosen, as the server answered it."""
-        if not self._deed.bundles or server != self._servers[0][0]:
+        if not self._kind.bundles or server != self._servers[0][0]:
             return
         self.target.clear()
         for stamp, name, roles in found:
-            self.target.addItem(deeds.loaded_text(stamp, name, [roles]), stamp)
+            self.target.addItem(action_kinds.loaded_text(stamp, name, [roles]), stamp)
         if not found:
             self.target.addItem("none", "")
-            why = why or NONE.get(self._deed.kind, NOTHING_LOADED)
+            why = why or NONE.get(self._kind.name, NOTHING_LOADED)
         self.trouble.setText(why)
         self.trouble.setVisible(bool(why))
         self._changed()
@@ -159,7 +159,7 @@ class DeedDialog(QDialog):
         return Action(
             id=0,
             server=str(self.scope.currentData()),
-            kind=self._deed.kind,
+            kind=self._kind.name,
             target=target,
             actor=self._actor,
             note=self.reason.text().strip(),
@@ -170,10 +170,10 @@ class DeedDialog(QDialog):
         action = self.action()
         names = dict(self._servers)
         servers = [names[address] for address in action.server.split()]
-        self.sentence.setText(deeds.sentence(self._deed, servers))
+        self.sentence.setText(action_kinds.sentence(self._kind, servers))
         # A form gives a label of several lines the height of one.
         self.sentence.setFixedHeight(self.sentence.heightForWidth(WIDTH))
-        self.command.setText(deeds.command(action, self._access))
+        self.command.setText(action_kinds.command(action, self._access))
         self.command.setCursorPosition(0)
         chosen = self.target.count() == 0 or bool(self.target.currentData())
         self.confirm.setEnabled(bool(action.note) and chosen)

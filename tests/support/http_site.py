@@ -1,4 +1,4 @@
-"""The HTTP door around a given engine, in the test's own event loop, and curl to knock at it."""
+"""The HTTP port around a given engine, in the test's own event loop, and curl to knock at it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 from server.api.listener import Listener, checked
 from server.config import ServerConfig
-from server.http.door import FLAG, HttpDoor
 from server.http.limits import HTTP_TIMES, HttpTimes
+from server.http.listener import FLAG, HttpListener
 from server.security.tls import TlsFiles, server_credentials
 from server.telemetry.otel.prometheus import Exposition
 from server.telemetry_port import NullTelemetry
@@ -30,10 +30,10 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
-class DoorSite:
+class HttpSite:
     url: str  # scheme, host and port
     port: int
-    door: HttpDoor
+    http: HttpListener
     listener: Listener
 
 
@@ -48,14 +48,14 @@ class Reply:
 
 
 @asynccontextmanager
-async def http_door(
+async def http_site(
     engine: Any,
     files: TlsFiles | None = None,
     interceptors: tuple[Any, ...] = (),
     host: str = "127.0.0.1",
     times: HttpTimes = HTTP_TIMES,
     **settings: Any,
-) -> AsyncIterator[DoorSite]:
+) -> AsyncIterator[HttpSite]:
     """`settings` are fields of ServerConfig."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", http=f"{host}:0", **settings)
     listener = Listener(
@@ -69,13 +69,13 @@ async def http_door(
     )
     await listener.start()
     address = checked(config.http, anywhere=False, flag=FLAG)
-    door = HttpDoor(config, listener, address, files, Exposition(list), times=times)
-    port = int((await door.start()).rpartition(":")[2])
+    http = HttpListener(config, listener, address, files, Exposition(list), times=times)
+    port = int((await http.start()).rpartition(":")[2])
     scheme = "http" if files is None else "https"
     try:
-        yield DoorSite(f"{scheme}://{host}:{port}", port, door, listener)
+        yield HttpSite(f"{scheme}://{host}:{port}", port, http, listener)
     finally:
-        await door.stop(0)
+        await http.stop(0)
         await listener.stop(0)
 
 
