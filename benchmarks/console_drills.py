@@ -54,7 +54,7 @@ WITHIN_S = 10.0
 EMBEDDED = ROOT / "pipelines" / "triage" / "bundle"
 ENOUGH_ANSWERS = 400  # until every replica has answered as many as the console compares
 SETTLES_S = 60.0  # what is no part of a drill: traffic that begins, a replica that comes back
-CANARY_S, CAMERA_S = 420.0, 900.0  # how long the server itself may take to decide
+CANARY_S, CAMERA_S = 420.0, 900.0  # how long the server itself may take to decide (quiet machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def camera(folder: Path, bundle: Path) -> Drill:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as demo:
         try:
             with console_watch([address], folder, View(window_s=600)) as console:
-                fired = console.until(_camera_fires, CAMERA_S)
+                fired = console.until(_camera_fires, patience(CAMERA_S))
                 took = math.nan
                 if fired == fired:
                     took = console.says("demo", "image.brightness", "site=b", "since",

@@ -44,16 +44,21 @@ class Picture:
     scale: int = 1
 
 
+SIZES = (("", "1600x960", 1), ("-small", "1280x800", 1), ("-1440", "2560x1440", 1),
+         ("-4k", "1920x1080", 2))  # fmt: skip
+PAGES = {
+    "predictions": ("--filter", "kept"),
+    "quality": ("--panel", "quality"),
+    "alerts": ("--panel", "alerts"),
+    "changes": ("--panel", "changes"),
+}
 PICTURES = (
-    Picture("overview-dark"),
-    Picture("overview-light", theme="light"),
-    Picture("overview-contrast", theme="contrast"),
-    Picture("overview-small", size="1280x800"),
-    Picture("overview-1440", size="2560x1440"),
-    Picture("overview-4k", size="1920x1080", scale=2),
-    Picture("predictions", ("--filter", "kept")),
-    Picture("quality", ("--panel", "quality")),
-    Picture("alerts", ("--panel", "alerts")),
+    *(
+        Picture(f"{page}{name}-{theme}", more, theme, size, scale)
+        for page, more in {"overview": (), **PAGES}.items()
+        for name, size, scale in SIZES
+        for theme in ("dark", "light", "contrast")
+    ),
     Picture("offline", ("--offline",)),
 )
 
