@@ -13,8 +13,8 @@ from console.state.units import Z95, duration, points_of, share, share_of, wilso
 from server.telemetry.rows import QualityRow, ReliabilityBin, SliceRow
 
 GAP = (
-    "realised minus estimated in points, on the {n:,} answers with a true label; in brackets where "
-    "it lies with 95 %"
+    "realised minus estimated in points, on the {n:,} answers with a true label; after ± how far "
+    "it may be off in 95 of 100 cases"
 )
 N_LABELLED = "of {n:,} answers with a true label; in brackets where it lies with 95 %"
 N_ECE = "of {n:,} answers with a true label, and how far chance alone moves it in 95 of 100 cases"
@@ -119,9 +119,9 @@ def slice_columns() -> tuple[TableColumn, ...]:
         number_column("labelled", labelled, 134),
         number_column("realised", realised, 126),
         number_column("estimated", expected, 126, spare=1),
-        number_column("difference", gap, 126, spare=3),
-        number_column("value/1000", value, 92, spare=2),
-        number_column("estimated", estimate, 92, spare=6),
+        number_column("difference", gap, 92, spare=3),
+        number_column("value/1000", value, 112, spare=2),
+        number_column("estimated", estimate, 112, spare=6),
         number_column("delay", delay, 64, spare=4),
         number_column("ECE", ece, 98, spare=5),
     )

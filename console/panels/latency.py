@@ -21,6 +21,7 @@ from console.plots.style import Style
 from console.state.dashboard import SPLITS, Board, ExampleRequest
 from console.state.timetext import span_text
 from console.state.units import duration, milliseconds
+from console.state.units import number as number_text
 from server.telemetry.outputs import STAGES
 
 NARROW = 430  # pixels of height below which the stages give way
@@ -148,7 +149,7 @@ class LatencyPanel(Panel):
         seconds = (
             board.view.brush[1] - board.view.brush[0] if board.view.brush else board.view.window_s
         )
-        rate = f"{found.requests / max(seconds, 1):,.0f} req/s"
+        rate = f"{number_text(found.requests / max(seconds, 1), 2)} req/s"
         legend += [(f"n {found.requests:,}", "dim"), (rate, "dim")]
         age = board.made_s - found.newest_s
         if age > max(3 * found.width_s, 10) and board.view.live:

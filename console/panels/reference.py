@@ -19,7 +19,7 @@ from console.state.timetext import clock_text
 from console.state.units import number as number_text
 from console.state.units import share, share_of, unit_text
 
-FIGURES = 150.0  # pixels of the figures at the end of a bar
+FIGURES = 200.0  # pixels of the figures at the end of a bar
 
 
 class Densities(QWidget):

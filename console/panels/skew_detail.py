@@ -20,7 +20,7 @@ from console.state.units import share as share_text
 
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
-KEY_PIXELS = 92.0
+KEY_PIXELS = 104.0
 REDRAWN_S = 2.0  # the traffic by stamp, when nothing else is new
 DetailLine = tuple[str, str]  # text, tone; tone "title" is a heading
 

@@ -61,8 +61,6 @@ class QualityTrend(QWidget):
             painter.setPen(QPen(theme.color("grid"), 1))
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
             text = share(value) if self._percent else number(value, 4)
-            if not self._percent and value + step > high:
-                text = f"{text} {self.rows[-1].value_unit}".strip()
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             self._style.axis_text(painter, place, text, paint.RIGHT)
             value += step
@@ -86,7 +84,9 @@ class QualityTrend(QWidget):
             self._style.axis_text(painter, place, text, paint.CENTRE)
         labelled = sum(row.labelled for row in self.rows)
         every = sum(row.predictions for row in self.rows)
-        legend = [(self._name, "text"), (f"━ realised, n {labelled:,}", "p99"),
+        unit = "" if self._percent else self.rows[-1].value_unit
+        name = f"{self._name}, {unit}" if unit else self._name
+        legend = [(name, "text"), (f"━ realised, n {labelled:,}", "p99"),
                   (f"┄ estimated, n {every:,}", "p50")]  # fmt: skip
         if bands:
             legend.append(("■ where it lies with 95 %", "live"))

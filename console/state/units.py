@@ -140,9 +140,9 @@ def interval(value: float, n: float) -> str:
 
 
 def points_of(value: float, fixed: float, n: float) -> str:
-    """`-3.2 (-7 to +1)`: in points, what a share of `n` rows is above one that is known without
-    error, and where that lies with 95 %."""
+    """`-3.2 ±4`: in points, what a share of `n` rows is above one that is known without error, and
+    the longer side of its 95 % interval."""
     if value != value or fixed != fixed or n <= 0:
         return UNKNOWN
-    low, high = ((side - fixed) * 100 for side in wilson(value * n, n))
-    return f"{(value - fixed) * 100:+.1f} ({low:+.0f} to {high:+.0f})"
+    longer = max(abs(side - value) for side in wilson(value * n, n))
+    return f"{(value - fixed) * 100:+.1f} ±{longer * 100:.0f}"

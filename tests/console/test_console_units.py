@@ -100,7 +100,7 @@ def test_the_interval_of_a_share_is_that_of_wilson() -> None:
 
 def test_a_difference_has_the_interval_of_the_share_that_is_measured() -> None:
     """15 of 148 lies within 6.2 and 16.1 % (Newcombe 1998); 12 % were stated."""
-    assert points_of(15 / 148, 0.12, 148) == "-1.9 (-6 to +4)"
+    assert points_of(15 / 148, 0.12, 148) == "-1.9 ±6"
     assert points_of(math.nan, 0.12, 148) == points_of(0.1, math.nan, 148) == "–"
 
 
