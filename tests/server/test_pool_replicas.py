@@ -58,8 +58,10 @@ async def test_rows_wait_while_the_only_replica_is_replaced() -> None:
 
 
 async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> None:
-    # On a slow machine a shorter limit kills the replica while it starts, before it has the row.
-    async with running(settings={"stall_s": patience(0.5)}) as pool:
+    # On a slow machine a shorter limit kills the replica while it starts, before it has the row. So
+    # does a probe that is under way when it is stopped, as after one that was slow.
+    settings = {"stall_s": patience(0.5), "slow_after": 1, "probe_interval_s": 3_600.0}
+    async with running(settings=settings) as pool:
         os.kill(pid(pool), signal.SIGSTOP)
         outcome = await ask(pool, "a", "x")
         assert outcome.answer and outcome.retried

@@ -190,7 +190,7 @@ class StubWatch:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
 
-    def look(self) -> list[replica_pb2.Changed]:
+    def look(self) -> list[StubChange]:
         if self._path is None or not self._path.exists():
             return []
         found = []
@@ -198,18 +198,13 @@ class StubWatch:
             if line == "broken":
                 raise RuntimeError("it is broken")
             kind, name, when, words = line.split(maxsplit=3)
-            found.append(
-                replica_pb2.Changed(
-                    kind=kind, name=name, message=words, affects_answers_now=when == "now"
-                )
-            )
+            found.append(StubChange(kind, name, words, when == "now"))
         return found
 
-    def verify(self, disk: bool) -> list[replica_pb2.Changed]:
+    def verify(self, disk: bool) -> list[StubChange]:
         found = self.look()
         if disk and found:
-            words = "differs in a byte"
-            found.append(replica_pb2.Changed(kind="file", name="weights", message=words))
+            found.append(StubChange("file", "weights", "differs in a byte"))
         return found
 
 
