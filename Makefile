@@ -34,21 +34,14 @@ console: $(VENV)/.everything system  ## set up, then open the console on the loc
 demo: $(VENV)/.everything  ## two simulated weeks with a fault, in a few minutes
 	$(BIN)/python -m examples.fortnight
 
-# Three parts of equal length and mypy, side by side: many tests wait for other processes. With more
-# parts torch and Qt are imported more often, and they starve each other on two cores.
-LATE := --ignore-glob='tests/server/test_[p-z]*'
-EARLY := --ignore-glob='tests/server/test_[a-o]*' --ignore=tests/server/http
-REST := --ignore=tests/server --ignore=tests/client --ignore=tests/telemetry
-PYTEST = $(BIN)/python -m pytest --durations=20
+# Two halves, side by side: most tests of the server wait for other processes. With more of them
+# torch and Qt are imported more often, and they starve each other on two cores.
+FIRST := tests/server
 
-test: setup lint  ## set up (Qt's system libraries too), then run every check
-	@mkdir -p build; \
-	$(BIN)/mypy >build/types.log 2>&1 & types=$$!; \
-	$(PYTEST) tests/server tests/client $(LATE) >build/tests-1.log 2>&1 & first=$$!; \
-	$(PYTEST) tests/server tests/telemetry $(EARLY) >build/tests-2.log 2>&1 & second=$$!; \
-	$(PYTEST) $(REST); rest=$$?; \
-	wait $$types; types=$$?; wait $$first; first=$$?; wait $$second; second=$$?; \
-	cat build/types.log build/tests-1.log build/tests-2.log; exit $$((types | first | second | rest))
+test: setup lint typecheck  ## set up (Qt's system libraries too), then run every check
+	@mkdir -p build; $(BIN)/python -m pytest --durations=20 $(FIRST) >build/tests-1.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest --durations=20 $(FIRST:%=--ignore=%); second=$$?; \
+	wait $$first; first=$$?; echo "$(FIRST):"; cat build/tests-1.log; exit $$((first | second))
 
 check: $(VENV)/.everything lint typecheck  ## lint, types and the tests of what changed, in a minute
 	$(BIN)/python -m tests.support.affected
