@@ -24,10 +24,8 @@ def unprotected(address: str, access: ConnectionAccess) -> bool:
     host = address.rpartition(":")[0].strip("[]")
     if access.tls or host == "localhost" or address.startswith("unix:"):
         return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return True
+    found = _literal(host)
+    return found is None or not found.is_loopback
 
 
 def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
@@ -48,11 +46,12 @@ def direct(address: str) -> tuple[tuple[str, int], ...]:
     return (("grpc.enable_http_proxy", 0),) if host == "localhost" or _literal(host) else ()
 
 
-def _literal(host: str) -> bool:
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name."""
     try:
-        return bool(ipaddress.ip_address(host))
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 def refused(message: str, access: ConnectionAccess) -> str:

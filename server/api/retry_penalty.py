@@ -29,14 +29,14 @@ class _Peer:
     """`outstanding`: refusals whose time has not come, at the moment `at`."""
 
     outstanding: float = 0.0
-    told_s: float = 1.0
+    asked_s: float = 1.0
     callers: float = 1.0
     at: float = 0.0
     open: int = 0
 
     def pass_time(self, now: float) -> None:
         passed_s = now - self.at
-        matured = passed_s * self.callers / self.told_s
+        matured = passed_s * self.callers / self.asked_s
         self.outstanding = max(self.outstanding - matured, 0.0)
         self.callers = max(self.callers * exp(-passed_s / CALLERS_KEPT_S), self.open, 1.0)
         self.at = now
@@ -44,12 +44,12 @@ class _Peer:
     @property
     def early_s(self) -> float:
         """Until the next of its callers is due."""
-        return max(self.outstanding - self.callers + 1, 0.0) * self.told_s / self.callers
+        return max(self.outstanding - self.callers + 1, 0.0) * self.asked_s / self.callers
 
 
 @dataclass(eq=False)
 class RetryPenalty:
-    """# Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
+    """Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
     itself cannot be filled up; beyond that nobody is held."""
 
     longest_s: float = 1.0
@@ -86,9 +86,9 @@ class RetryPenalty:
         known = self._known(peer)
         self._peers.move_to_end(peer)
         known.pass_time(now)
-        known.told_s = max(retry_after_s, 1e-3)
+        known.asked_s = max(retry_after_s, 1e-3)
         known.outstanding += 1
-        self._latest = max(self._latest, now + known.outstanding * known.told_s)
+        self._latest = max(self._latest, now + known.outstanding * known.asked_s)
 
     def early_s(self, peer: str) -> float:
         """By how much this connection is too early; 0 when it waited as long as it was asked to."""

@@ -19,7 +19,7 @@ from server.telemetry.stamps.counting import Counting
 from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.history import profile_row
 
-TOLD_LEVELS = ("warning", "high", "critical")
+KEPT_LEVELS = ("warning", "high", "critical")
 
 
 @dataclass(eq=False)
@@ -66,7 +66,7 @@ class Evaluation:
         return [
             row
             for row in self.rows
-            if hourly or not row.slice or row.level in TOLD_LEVELS or row.structural
+            if hourly or not row.slice or row.level in KEPT_LEVELS or row.structural
         ]
 
     def sums(self, now: float) -> Iterator[Row]:

@@ -282,9 +282,9 @@ class TelemetryWriter:
         self._show_features(self.states.meet(stamp, schema, now))
 
     def _own_finding(self) -> Finding:
-        severity = "high" if self.trouble else ""
-        summary = f"telemetry degraded: {self.trouble}" if self.trouble else ""
-        return Finding("telemetry/store", "telemetry", severity, summary)
+        if not (trouble := self.trouble):
+            return Finding("telemetry/store", "telemetry", "", "")
+        return Finding("telemetry/store", "telemetry", "high", f"telemetry degraded: {trouble}")
 
     @property
     def trouble(self) -> str:
