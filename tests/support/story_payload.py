@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 import wave
-import zlib
 
 import numpy as np
+from PIL import Image
 
 from proto import inference_pb2
 from tests.support.fleet_story import digest
@@ -26,19 +25,9 @@ def png(identity: str, side: int = 96) -> bytes:
     hue = int(digest(identity)[:2], 16)
     y, x = np.mgrid[0:side, 0:side]
     pixels = np.stack([x * 2, y * 2, np.full_like(x, hue)], -1).clip(0, 255).astype(np.uint8)
-    raw = b"".join(b"\0" + line.tobytes() for line in pixels)
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(raw))
-        + chunk(b"IEND", b"")
-    )
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 def wav(seconds: float = 0.5, rate: int = 16_000) -> bytes:
