@@ -14,6 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from server.values import MIB
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.05  # between looks at what has arrived
+LOOK_S = 0.05  # between looks at what has arrived, while a call waits for a message
 COUNT_S = 1.0  # between counts of all connections
 LOG_EVERY_S = 60.0
 # Of a call that has one message: 16 MiB in this time are 1.1 Mbit/s.
@@ -99,6 +100,7 @@ class Arrivals:
         self._connections: dict[str, PeerConnection] = {}
         self._counted_at = 0.0
         self._logged_at = -math.inf
+        self._reading = asyncio.Event()  # set while a call may wait for a message
         self.open = 0  # connections
         self.refused: Counter[str] = Counter()
 
@@ -118,6 +120,7 @@ class Arrivals:
             connection = self._connections[peer] = PeerConnection(host_of(peer))
         read = PendingRead(task, self.clock(), one_message)
         connection.reads.add(read)
+        self._reading.set()
         try:
             message = await context.read()
         except asyncio.CancelledError:
@@ -145,7 +148,9 @@ class Arrivals:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._reading.wait(), COUNT_S)
+                await asyncio.sleep(LOOK_S)
             try:
                 self.look()
             except Exception:  # the loop's edge: without it nothing would be bounded any more
@@ -162,6 +167,8 @@ class Arrivals:
         gone = [p for p, c in self._connections.items() if not c.reads and p not in received]
         for peer in gone:
             del self._connections[peer]
+        if not any(one.reads for one in self._connections.values()):
+            self._reading.clear()
 
     def _received(self, now: float) -> Mapping[str, int]:
         if self.sockets is None:

@@ -7,52 +7,66 @@ lives: after 120 half-sent messages the front stayed at 208 MiB, with this it go
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Callable
 
+from server import host
 from server.values import MIB
 
 # Less is kept for the next requests, which need not fault it in again page by page.
 KEPT_BYTES = 32 * MIB
-# Between two tries. One takes 40 ms in a thread of its own for 380 MiB in pieces of 8 KiB, 3 ms
-# when there is nothing to give back.
-EVERY_S = 5.0
+# Between two tries. While tries give nothing back and the size stays, memory is in use, and the
+# time doubles up to the longest. A try takes 3 to 40 ms and the locks of the allocator.
+EVERY_S, LONGEST_S = 5.0, 60.0
 
 
-class _MallInfo(ctypes.Structure):
-    """struct mallinfo2 of malloc.h, since glibc 2.33."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-        ).split()
-    ]
+def trimmer() -> Callable[[int], int] | None:
+    """malloc_trim of malloc.h; None with another C library."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class FreedMemory:
-    """`look` is called on the event loop now and then. With another C library it does nothing."""
+    """`look` is called on the event loop now and then, and asks only for the size of the process:
+    mallinfo2 would say what is free, but walks it in 20 ms while every call waits."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        library = ctypes.CDLL(None)
-        self._info = getattr(library, "mallinfo2", None)
-        self._trim = getattr(library, "malloc_trim", None)
-        if self._info is not None:
-            self._info.restype = _MallInfo
+    def __init__(
+        self,
+        trim: Callable[[int], int] | None = None,
+        size: Callable[[], int] = host.rss_bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._trim = trim or trimmer()
+        self._size = size
         self._clock = clock
-        self._next = clock()
+        self._least = math.inf  # bytes of the process
+        self._wait_s = EVERY_S
+        self._tried = -math.inf
+        self._left = 0  # bytes of the process after the last try
+        self._trying: threading.Thread | None = None
         self.tries = 0
 
-    @property
-    def free_bytes(self) -> int:
-        """Freed and kept by the C library, whether resident or given back."""
-        return int(self._info().fordblks) if self._info is not None else 0
-
     def look(self) -> None:
-        now = self._clock()
-        if self._trim is None or now < self._next or self.free_bytes <= KEPT_BYTES:
+        if self._trim is None:
             return
-        self._next = now + EVERY_S
+        now, size = self._clock(), self._size()
+        self._least = min(self._least, size)
+        if abs(size - self._left) > KEPT_BYTES / 2:
+            self._wait_s = EVERY_S
+        if size <= self._least + KEPT_BYTES or now < self._tried + self._wait_s:
+            return
+        if self._trying is not None and self._trying.is_alive():
+            return
+        self._tried = now
         self.tries += 1
-        threading.Thread(target=self._trim, args=(0,), name="freed-memory", daemon=True).start()
+        self._trying = threading.Thread(target=self._try, name="freed-memory", daemon=True)
+        self._trying.start()
+
+    def _try(self) -> None:
+        assert self._trim is not None
+        before = self._size()
+        self._trim(0)
+        self._left = self._size()
+        gave = before - self._left > MIB
+        self._wait_s = EVERY_S if gave else min(2 * self._wait_s, LONGEST_S)

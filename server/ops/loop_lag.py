@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
-BEAT_S = 0.05
+BEAT_S = 0.1
 HELD_S = 0.25  # a turn longer than this is looked into
 SHOWN_S = 60.0  # how long the longest turn is reported
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import socket
@@ -19,8 +20,9 @@ from server.telemetry.otel.configuration import configuration_of
 from server.telemetry.otel.gauges import GaugeReading
 from server.telemetry.otel.histogram import SCALE, Histogram
 from server.telemetry.otel.histogram_family import HistogramFamily
-from server.telemetry.otel.prometheus import MOST_CALLERS, takes_protobuf
+from server.telemetry.otel.prometheus import MOST_CALLERS, Exposition, takes_protobuf
 from server.telemetry.otel.prometheus_protobuf import encoded
+from server.telemetry.otel.snapshot import MetricSnapshot
 from tests.support.otel_bench import (
     PREDICT,
     counted,
@@ -84,6 +86,34 @@ def test_half_a_request_holds_no_thread_from_a_scrape() -> None:
         assert threading.active_count() <= before + MOST_CALLERS
         for one in half:
             one.close()
+
+
+def test_scrapers_share_an_answer_for_ten_times_as_long_as_it_took() -> None:
+    now, collected = [0.0], []
+
+    def collect() -> list[MetricSnapshot]:
+        collected.append(now[0])
+        now[0] += 0.01
+        return []
+
+    exposition = Exposition(collect, lambda: now[0])
+    bodies = {exposition.text("text/plain") for _ in range(100)}
+    assert (len(bodies), len(collected)) == (1, 1)
+    exposition.text(PROTOBUF)
+    assert len(collected) == 2, "another form has an answer of its own"
+    now[0] += 10 * 0.01
+    exposition.text("text/plain")
+    assert len(collected) == 3
+
+
+def test_a_scraper_that_takes_gzip_gets_the_same_in_fewer_bytes() -> None:
+    with instruments(configuration_of({}, "127.0.0.1:0")) as made:
+        url = made.messages[0].removeprefix("metrics on ")
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip, deflate"})
+        with urllib.request.urlopen(request, timeout=patience(10)) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            packed = answer.read()
+    assert b"target_info" in gzip.decompress(packed) and b"target_info" not in packed
 
 
 def test_buckets_of_a_scrape_are_cumulative_and_end_with_all() -> None:
