@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtGui import QFontMetricsF, QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QWidget
 
 from console.panels.frame import Panel
@@ -113,14 +113,17 @@ class Densities(QWidget):
             self._style.axis_text(painter, place, text, paint.RIGHT)
         named = f"density, 1/{unit}" if unit else "density"
         caption(painter, self._style, area, [(named, "dim")])
+        metrics = QFontMetricsF(self._style.small_number_font)
         low, high = across
         _, step = scale_top(high - low)
         value = math.ceil(low / step) * step
         while value <= high:
             x = area.left() + (value - low) / max(high - low, 1e-12) * area.width()
-            place = QRectF(x - px(40), area.bottom() + 3, px(80), px(16))
             text = number_text(0 if abs(value) < step / 1e6 else value, 4)
             text = f"{text} {unit}".strip() if value + step > high else text
+            half = metrics.horizontalAdvance(text) / 2 + 1
+            x = min(x, self.width() - half)  # the last one has the unit and must not be cut
+            place = QRectF(x - half, area.bottom() + 3, 2 * half, px(16))
             self._style.axis_text(painter, place, text, paint.CENTRE)
             value += step
 

@@ -178,6 +178,7 @@ def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineE
         return None
     if now.state == "lost":
         text = f"{name} lost: {now.detail}"
+        at_s = min(now.heard_s or at_s, at_s)  # as the headline: not when this console noticed
         return TimelineEvent(at_s, "critical", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"

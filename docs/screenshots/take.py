@@ -132,12 +132,14 @@ def sending(addresses: list[str]) -> Iterator[None]:
     items = [item for seed in range(3) for item in draw((seed, False))]
     over = threading.Event()
 
+    async def one(address: str) -> None:
+        with contextlib.suppress(ExceptionGroup):  # its server was ended
+            async with grpc.aio.insecure_channel(address) as channel:
+                async with flowing(channel, Traffic(items)):
+                    await asyncio.to_thread(over.wait)
+
     async def play() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for address in addresses:
-                channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-                await stack.enter_async_context(flowing(channel, Traffic(items)))
-            await asyncio.to_thread(over.wait)
+        await asyncio.gather(*map(one, addresses))
 
     thread = threading.Thread(target=lambda: asyncio.run(play()), daemon=True)
     thread.start()

@@ -65,6 +65,10 @@ OWN_DESCRIPTORS = 256
 FEWEST_CONNECTIONS = 16
 # A bit for each of grpc_compression_algorithm: none, deflate, gzip.
 UNCOMPRESSED, ANY_COMPRESSION = 0b001, 0b111
+# Of a message that no handler has asked for, this much is received, and the rest at once when one
+# asks. Else a refused request costs the memory and the copies of one that is served: gRPC receives
+# 64 KiB and, by its estimate of the bandwidth, up to some MiB.
+UNASKED_BYTES = 16 << 10
 # The places of call_budget.py are what limits calls, with reason and time. This one is gRPC's own,
 # without either, and counts what is being refused too.
 MOST_CALLS = 32768
@@ -240,6 +244,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_FLOOR_MS),
         ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+        ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
+        ("grpc.http2.bdp_probe", 0),
         # Else pings without a call are allowed every two hours: a client behind NAT is sent away.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),

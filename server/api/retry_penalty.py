@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import exp
 
 CALLERS_KEPT_S = 10.0  # how long a connection counts as one of as many callers as it had at once
-# gRPC receives most of a request that nobody asked it for: of 140 kB each, 1,024 took 200 MiB.
+# Each holds what gRPC receives of a request that nobody asks for (api/listener.py) and its call.
 MOST_HELD = 256
 KEPT_S = 0.1  # of a caller's deadline is left to it, so that it reads the reason, ...
 MOST_SHARE = 0.5  # ... or this share of it, whichever leaves it less

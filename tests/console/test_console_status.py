@@ -439,3 +439,11 @@ def test_a_server_that_floods_the_console_is_named_and_not_healthy() -> None:
     over = of_link(link(flood=flood), link(), "gpu-01", NOW)
     assert began is not None and (began.severity, flood in began.text) == ("warning", True)
     assert over is not None and over.severity == "ok"
+
+
+def test_a_server_is_lost_since_it_was_last_heard_not_since_this_console_noticed() -> None:
+    gone = link("lost", age_s=240, detail="connection refused")
+    event = of_link(link("reconnecting"), gone, "gpu-01", NOW)
+    assert event is not None and event.at_s == NOW - 240
+    never = of_link(link(), link("lost", age_s=NOW), "gpu-01", NOW)
+    assert never is not None and never.at_s == NOW

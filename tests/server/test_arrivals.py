@@ -20,7 +20,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server import host
 from server.api.arrivals import LONGEST_ARRIVAL_S, Arrivals
-from server.api.listener import Listener
+from server.api.listener import UNASKED_BYTES, Listener
 from server.config import ServerConfig
 from server.values import MIB
 from tests.support.raw_http2 import RawConnection, message
@@ -96,6 +96,20 @@ async def test_half_a_message_within_the_limit_may_take_its_time() -> None:
         await pumped(slow, small)
         assert half not in slow.over and b"grpc-status" in slow.over[small]
         slow.close()
+
+
+async def test_little_is_received_of_a_message_that_nobody_asks_for() -> None:
+    whole = message(MIB) + bytes(MIB)
+    async with counted(max_calls=1) as (address, _):
+        caller = await asyncio.to_thread(RawConnection.to, address)
+        served = caller.call(PREDICT, whole[:-1])
+        await sent(caller)
+        assert caller.stream_window == UNASKED_BYTES, "of a new call"
+        refused = caller.call(PREDICT, whole)
+        await pumped(caller, refused)
+        assert b"TOO_MANY_CALLS" in caller.over[refused] and served not in caller.over
+        assert caller.windows[refused] == 0, "and no more was allowed"
+        caller.close()
 
 
 async def test_many_calls_on_one_connection_are_not_taken_for_half_messages() -> None:
