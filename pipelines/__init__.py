@@ -8,7 +8,8 @@ from importlib import import_module  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 if TYPE_CHECKING:
-    from pipelines.pipeline import Pipeline, load
+    from pipelines.loading import load
+    from pipelines.pipeline import Pipeline
     from pipelines.types import Part, Prediction, Sample
 
 __all__ = ["Part", "Pipeline", "Prediction", "Sample", "load"]
@@ -18,7 +19,7 @@ _HOME = {
     "Prediction": "pipelines.types",
     "Sample": "pipelines.types",
     "Pipeline": "pipelines.pipeline",
-    "load": "pipelines.pipeline",
+    "load": "pipelines.loading",
 }
 
 

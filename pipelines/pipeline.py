@@ -19,7 +19,7 @@ import torch
 from pipelines import collate as collation
 from pipelines import features
 from pipelines.batch import Batch
-from pipelines.bundle import bounds, golden
+from pipelines.bundle import bounds
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import Progress
 from pipelines.bundle.speed import Speed
@@ -39,7 +39,6 @@ from pipelines.postprocess import Answerer, ForwardResult
 from pipelines.prepare import Label, Preparer, read_labels
 from pipelines.types import Prediction, Prepared, Sample
 
-EMBEDDED = Path(__file__).parent / "triage" / "bundle"
 PROJECTION = "reference/embedding.safetensors"
 # Rows `predict` runs at once. On a CPU more rows gain nothing, and mixed rows need more padding.
 PREDICT_ROWS = 16
@@ -247,22 +246,6 @@ class Pipeline:
         geometry = self.backbone.geometry
         batch = collation.collate(rows, self._preparer.verbalisers, geometry)
         return Staged(tuple(rows), *self._upload_stream.upload(batch))
-
-
-def load(
-    path: Path | str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | str = "auto",
-    allow_dirty: bool = False,
-) -> Pipeline:
-    """The bundle at `path` (default: the embedded one), verified, golden answers included.
-
-    Raises BundleRefused, ValueError as `Pipeline.load`.
-    """
-    pipeline = Pipeline.load(path or EMBEDDED, device, dtype, threads, allow_dirty)
-    golden.require(pipeline)
-    return pipeline
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn,
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
         TableColumn("feature", _feature, 0, least=152, order=attrgetter("row.feature")),
-        TableColumn("slice", _slice, 76 if wide else 70, order=attrgetter("row.slice")),
+        TableColumn("slice", _slice, 118 if wide else 94, order=attrgetter("row.slice")),
         TableColumn(
             TITLES[measure], _bar(measure), 70 if wide else 60, tip="marks: the thresholds"
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,30 @@ def test_a_bundle_that_was_installed_as_links_is_copied_once(tmp_path: Path) -> 
     assert (unlinked(bundle, data) / "kept").exists(), "it is copied once"
     (plain / "manifest.json").write_text("{}")
     assert not (unlinked(bundle, data) / "kept").exists(), "and again for another bundle"
+
+
+def test_the_library_stamps_the_embedded_bundle_for_other_libraries_and_refuses_a_named_one(
+    tmp_path: Path,
+) -> None:
+    embedded = other_libraries(tmp_path / "checkout")
+
+    def load(path: str) -> subprocess.CompletedProcess[str]:
+        code = f"import pipelines; print(pipelines.load({path}).stamp.hex)"
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "checkout",
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "checkout")},
+            capture_output=True,
+            text=True,
+            timeout=patience(120),
+        )
+
+    before = json.loads((embedded / "manifest.json").read_bytes())["stamp"]
+    done = load("")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip()) == len(before) and done.stdout.strip() != before
+    named = load(repr(str(embedded)))
+    assert named.returncode != 0 and "pillow 1.0 -> " in named.stderr
 
 
 def test_the_embedded_bundle_is_restamped_for_other_libraries_and_a_named_one_is_not(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,28 @@ def test_a_broken_token_file_is_refused_with_its_line(tmp_path: Path) -> None:
 )
 def test_a_foreign_certificate_name_is_nobody(uri: str) -> None:
     assert identity_of_uri(uri.encode()) is None
+
+
+def test_strict_clients_and_servers_take_the_certificates(tmp_path: Path) -> None:
+    """VERIFY_X509_STRICT, which Python 3.13 sets by default, wants key identifiers and usages."""
+    authority.make(tmp_path, ["localhost"], NOW)
+    ends = []
+    for purpose, stem in (
+        (ssl.Purpose.SERVER_AUTH, "client-predict"),
+        (ssl.Purpose.CLIENT_AUTH, "server"),
+    ):
+        context = ssl.create_default_context(purpose, cafile=str(tmp_path / "ca.pem"))
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(tmp_path / f"{stem}.pem", tmp_path / f"{stem}.key")
+        ends.append(context)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ends[0].wrap_bio(to_client, to_server, server_hostname="localhost")
+    server = ends[1].wrap_bio(to_server, to_client, server_side=True)
+    for end in (client, server, client, server):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert client.getpeercert() and server.getpeercert()
 
 
 def test_a_second_init_never_overwrites_the_authority(tmp_path: Path) -> None:
