@@ -56,7 +56,7 @@ typecheck: $(VENV)/.everything
 	$(BIN)/mypy
 
 # venv needs ensurepip, which Debian packs apart. A later Python has other Unicode tables, which are
-# part of the embedded bundle's stamp: the server restamps a copy in its data directory and says so.
+# part of the embedded bundle's stamp: the server restamps a copy in its data directory and logs it.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(or $(PYTHON),Python) is missing or older than Python 3.11: install it (Debian 12:" \
@@ -66,7 +66,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # On Linux and x86-64 a plain torch is a build for CUDA that brings gigabytes of libraries with it.
-# auto: a build for CPUs where one is offered, otherwise the plain one, said in a line; cpu, cuda: that.
+# auto: a build for CPUs where one is offered, otherwise the plain one, reported in a line; cpu, cuda: that.
 TORCH ?= auto
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 torch = @[ "$(TORCH)" = cuda ] || [ "$$(uname -sm)" != "Linux x86_64" ] || \

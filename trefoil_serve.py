@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 ROOT = Path(__file__).resolve().parent
-# Package -> a file in ours, by which to tell it from another namespace directory of that name.
+# Package -> a file in ours, that distinguishes it from another namespace directory of that name.
 PACKAGES = {
     "server": "main.py",
     "console": "app/main.py",

@@ -2,10 +2,10 @@
 
     python -m benchmarks.canary [--repeat 1] [--share 0.2] [--only same,worse]
 
-Clients with sessions ask a server with telemetry for what the triage data generator draws, and say
-what was true a few seconds later. Each candidate of benchmarks/candidates.py is loaded and started
-as a canary: `same` must be promoted, all others must be sent back by the measure that is theirs.
-Exits 1 when a verdict is wrong or comes for another reason.
+Clients with sessions ask a server with telemetry for what the triage data generator draws, and
+report the true labels a few seconds later. Each candidate of benchmarks/candidates.py is loaded and
+started as a canary: `same` must be promoted, every other one must be rolled back by its own
+measure. Exits 1 when a verdict is wrong or comes for another reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TOLD_SHARE, TOLD_S = 0.6, 2.0
 ENOUGH = 3200  # rows of a candidate, 1,600 sessions, that must do to show it fine
 MOST_MINUTES = 8.0
 BACK, PROMOTED = "canary-rolled-back", "canary-promoted"
-# What becomes of it, and the measures that may say so.
+# What becomes of it, and the measures that may decide so.
 EXPECTED = {
     "same": (PROMOTED, ("errors", "latency")),
     "worse": (BACK, ("confidence", "estimated value", "accuracy", "realised value")),
@@ -84,7 +84,7 @@ class Traffic:
         if self.feedback and draw.random() < TOLD_SHARE:
             self.reported.append((time.monotonic() + TOLD_S, result.prediction_id, item.label))
 
-    async def tell(self, stub: InferenceStub, done: asyncio.Event) -> None:
+    async def report(self, stub: InferenceStub, done: asyncio.Event) -> None:
         while not done.is_set():
             await asyncio.sleep(0.25)
             now = time.monotonic()
@@ -103,7 +103,7 @@ async def flowing(channel: grpc.aio.Channel, traffic: Traffic) -> AsyncIterator[
     async with asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
             group.create_task(traffic.client(stub, number, done))
-        group.create_task(traffic.tell(stub, done))
+        group.create_task(traffic.report(stub, done))
         try:
             yield
         finally:

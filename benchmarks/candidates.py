@@ -7,7 +7,7 @@
     failing    a limit on the length of sounds that golden inputs keep and one real one in ten does
                not
 
-All pass every check of a load: nothing but traffic can tell them apart.
+All pass every check of a load: only traffic shows the difference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.variants import disturb
 
 NOISE = 0.8
-BOLD = 0.4  # temperature: even what is wrong is said for certain
+BOLD = 0.4  # temperature: even wrong answers are certain
 LONGEST_S = 3.0
 MORE_LAYERS = 24
 WEIGHTS = "weights/model.safetensors"

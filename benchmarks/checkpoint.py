@@ -154,8 +154,8 @@ def build(source: Path, out: Path) -> dict[str, Any]:
 def start(bundle: Path, data: Path, replicas: int, *flags: str) -> dict[str, Any]:
     """One start of a server, and what its replicas had read by then."""
     began = time.perf_counter()
-    words = ("--bundle", str(bundle), "--data", str(data), "--warm-pool", str(replicas), *flags)
-    with program(*words, ready_within_s=READY_WITHIN_S) as server:
+    arguments = ("--bundle", str(bundle), "--data", str(data), "--warm-pool", str(replicas), *flags)
+    with program(*arguments, ready_within_s=READY_WITHIN_S) as server:
         seconds = time.perf_counter() - began
         snapshot = status(server.address)
         size = sum(path.stat().st_size for path in (bundle / "weights").iterdir())

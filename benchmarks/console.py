@@ -403,7 +403,7 @@ def report(part: str, cache: Path, options: argparse.Namespace) -> bool:
     """Prints what a part measured; False when it failed or is beyond a limit."""
     command = [sys.executable, "-m", "benchmarks.console", "--part", part, "--cache", str(cache)]
     command += ["--seconds", str(options.seconds), "--hours", str(options.hours)]
-    # The start time that the kernel tells of a process is up to a second off the wall clock.
+    # The start time of a process in the kernel is up to a second off the wall clock.
     command += ["--began", str(time.monotonic())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

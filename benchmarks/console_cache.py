@@ -129,7 +129,7 @@ def drift_rows(tick_s: float) -> Iterator[DriftRow]:
 def minute(
     now: float, pool: list[LatencyRow], number: int, predictions: int = 4
 ) -> list[ReceivedRow]:
-    """What twenty servers say in one minute: buckets of 10 s by mix, a snapshot each, predictions,
+    """What twenty servers send in one minute: buckets of 10 s by mix, a snapshot each, predictions,
     and every fifth minute a tick of drift."""
     rows: list[tuple[int, FeedRow]] = []
     for n in range(SERVERS):

@@ -115,7 +115,7 @@ def quick(folder: Path, bundle: Path) -> Iterator[Drill]:
 
 
 def skew(console: ConsoleWatch) -> Drill:
-    took = console.says("gpu-03", "image.min_pixels", "since", within_s=patience(WITHIN_S))
+    took = console.shows("gpu-03", "image.min_pixels", "since", within_s=patience(WITHIN_S))
     return concluded("skew", took, console)
 
 
@@ -131,7 +131,7 @@ def drained(server: Program, console: ConsoleWatch) -> None:
 def slowed(server: Program, console: ConsoleWatch, answered: list[int]) -> Drill:
     console.until(lambda _: answered[0] > ENOUGH_ANSWERS, patience(SETTLES_S))
     with throttled(replicas(server)[1]):
-        took = console.says(
+        took = console.shows(
             *("gpu-01", "replica", "its neighbours", "since"), within_s=patience(WITHIN_S)
         )
         return concluded("slowed", took, console)
@@ -139,7 +139,7 @@ def slowed(server: Program, console: ConsoleWatch, answered: list[int]) -> Drill
 
 def stopped(server: Program, console: ConsoleWatch) -> Drill:
     os.kill(replicas(server)[0].pid, signal.SIGSTOP)
-    took = console.says("gpu-01", "no sign of life", "since", within_s=patience(WITHIN_S))
+    took = console.shows("gpu-01", "no sign of life", "since", within_s=patience(WITHIN_S))
     return concluded("stopped", took, console)
 
 
@@ -149,7 +149,7 @@ def disk(server: Program, console: ConsoleWatch, answered: list[int]) -> Drill:
     files = [file for file in data_of(server).rglob("*") if file.is_file()]
     largest = max(file.stat().st_size for file in files)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (largest, largest))
-    took = console.says("gpu-02", "telemetry", "since", within_s=patience(WITHIN_S))
+    took = console.shows("gpu-02", "telemetry", "since", within_s=patience(WITHIN_S))
     return concluded("disk", took, console)
 
 
@@ -161,7 +161,7 @@ def data_of(server: Program) -> Path:
 def killed(server: Program, console: ConsoleWatch) -> Drill:
     server.process.kill()
     parts = ("CRITICAL", "gpu-01", "nothing listens since")
-    return concluded("killed", console.says(*parts, within_s=patience(WITHIN_S)), console)
+    return concluded("killed", console.shows(*parts, within_s=patience(WITHIN_S)), console)
 
 
 def canary(folder: Path, bundle: Path) -> Drill:
@@ -182,7 +182,7 @@ def canary(folder: Path, bundle: Path) -> Drill:
         console.until(
             lambda board: any(row.action == BACK for _, row in board.deploys), patience(CANARY_S)
         )
-        took = console.says("gpu-01", "taken back", "since", within_s=patience(WITHIN_S))
+        took = console.shows("gpu-01", "rolled back", "since", within_s=patience(WITHIN_S))
         return concluded("canary", took, console)
 
 
@@ -198,7 +198,7 @@ def camera(folder: Path, bundle: Path) -> Drill:
                 fired = console.until(_camera_fires, patience(CAMERA_S))
                 took = math.nan
                 if fired == fired:
-                    took = console.says("demo", "image.brightness", "site=b", "since",
+                    took = console.shows("demo", "image.brightness", "site=b", "since",
                                         within_s=patience(WITHIN_S))  # fmt: skip
                 return concluded("camera", took, console)
         finally:

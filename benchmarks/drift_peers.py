@@ -42,7 +42,7 @@ LOOKS = {
 }
 Alerts = Iterable[tuple[float, tuple[str, ...]]]
 Judged = tuple[int, dict[str, float]]  # false alerts; hours until each shifted feature was named
-# Two of them would tell their makers of every run.
+# Two of them would report every run to their makers.
 QUIET = {"NML_DISABLE_USAGE_LOGGING": "1", "WHYLOGS_NO_ANALYTICS": "True", "DO_NOT_TRACK": "1"}
 Rows = NDArray[np.float32]
 

@@ -194,17 +194,17 @@ def stopped(group: str) -> Stopped:
     """Of version 2 or 1, where the hierarchies may be mounted apart."""
     mount = Path("/sys/fs/cgroup")
     if (mount / group / "cpu.stat").exists():
-        found = _words(mount / group / "cpu.stat")
+        found = _counters(mount / group / "cpu.stat")
         seconds, used_s = found["throttled_usec"] / 1e6, found["usage_usec"] / 1e6
     else:
-        found = _words(mount / "cpu" / group / "cpu.stat")
+        found = _counters(mount / "cpu" / group / "cpu.stat")
         used = (mount / "cpuacct" / group / "cpuacct.usage").read_text()
         seconds, used_s = found["throttled_time"] / 1e9, int(used) / 1e9
     now = time.monotonic()
     return Stopped(found["nr_periods"], found["nr_throttled"], seconds, used_s, now)
 
 
-def _words(file: Path) -> dict[str, int]:
+def _counters(file: Path) -> dict[str, int]:
     return {name: int(count) for name, count in map(str.split, file.read_text().splitlines())}
 
 

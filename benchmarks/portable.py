@@ -183,7 +183,7 @@ def compare(
     cells, wrong = [f"{float(found['golden']):.1e}"], []
     for kind, (units, apart, item) in distances(found, plain).items():
         cells.append(f"{units:.4g} ({apart:.1e})" if units else "0")
-        if kind == "feature" and units:  # each in its own unit: the number alone says little
+        if kind == "feature" and units:  # each in its own unit: the number alone shows little
             cells[-1] = f"{units:.4g} {item}"
         keep(worst, kind, units, f"{item}, {where}")
         if not units <= bounds()[kind].units:
@@ -283,7 +283,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--only", default="", help="settings whose name contains this")
@@ -291,7 +291,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--cost", action="store_true", help="only what MKL_CBWR costs when served")
     parser.add_argument("--seconds", type=float, default=3.0, help="with --cost: a measurement")
     parser.add_argument("--rounds", type=int, default=6, help="with --cost")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     if arguments.cost:
         cost(arguments.seconds, arguments.rounds)
         return 0

@@ -4,7 +4,7 @@
     python -m benchmarks.soak kill [--times 10]            SIGKILL of replicas under 16 callers
     python -m benchmarks.soak kill-server [--times 20]     SIGKILL of the server: telemetry's loss
 
-Each ends with one line that says what was counted, and exits 1 when it is not zero.
+Each ends with a line of what was counted, and exits 1 when it is not zero.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ NAMES = ("as it is", "other", "third")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`answers` and `texts` are what it says to each example, alone and in another process."""
+    """`answers` and `texts` are its results for each example, alone and in another process."""
 
     path: Path
     stamp: str

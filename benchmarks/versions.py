@@ -127,7 +127,7 @@ async def load(target: str, examples: Sequence[pb.Example], to: Observed) -> Asy
 
 @dataclass(slots=True)
 class Switcher:
-    """Deploys by hand; times in seconds, `switch_us` as the server tells them."""
+    """Deploys by hand; times in seconds, `switch_us` as the server reports them."""
 
     admin: AdminStub
     load_s: list[float] = field(default_factory=list)

@@ -41,10 +41,10 @@ ANSWERS_A_DRAW = 1.2
 @dataclass(frozen=True, slots=True)
 class Check:
     passed: bool
-    words: str
+    sentence: str
 
     def __str__(self) -> str:
-        return f"{'ok      ' if self.passed else 'FAILED  '}{self.words}"
+        return f"{'ok      ' if self.passed else 'FAILED  '}{self.sentence}"
 
 
 def day_of(unix_ms: float) -> float:

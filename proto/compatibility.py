@@ -65,12 +65,12 @@ def breaks(before: Mapping[str, Mapping[str, str]], now: Contract) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None, path: Path = ACCEPTED) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words not in ([], ["--accept"]):
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given not in ([], ["--accept"]):
         sys.stderr.write(f"usage: {ACCEPT.removesuffix(' --accept')} [--accept]\n")
         return 2
     now = contract()
-    if words:
+    if given:
         path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
         sys.stdout.write(f"stored {path.name}: {len(now)} messages, enums and services\n")
         return 0

@@ -103,7 +103,7 @@ class ObserveServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Slices(self, request, context):
-        """The worst slices, in words.
+        """The worst slices, each with a sentence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +131,7 @@ class ObserveServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Have every replica compare each byte with what it loaded, then a snapshot that says so.
+        """Have every replica compare each byte with what it loaded, then a snapshot with the result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

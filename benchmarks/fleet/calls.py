@@ -64,7 +64,7 @@ async def load(
             await asyncio.gather(*tasks)
 
 
-def said(counted: Load) -> str:
+def failures(counted: Load) -> str:
     why = ", ".join(f"{count} x {name}" for name, count in counted.errors.items())
     return f"{counted.failed} of {counted.answered + counted.failed} calls failed" + (
         f" ({why})" if why else ""

@@ -85,10 +85,10 @@ async def fronts(first: int, count: int, replicas: int, folder: Path) -> None:
 # ---- what is asked ------------------------------------------------------------------------------
 
 
-def fleet(folder: Path, *words: str) -> tuple[int, float, float, str]:
+def fleet(folder: Path, *arguments: str) -> tuple[int, float, float, str]:
     """(exit code, seconds, CPU seconds, output) of `server fleet`."""
     began, before = time.monotonic(), _children_s()
-    command = [sys.executable, "-m", "server.main", "fleet", *words]
+    command = [sys.executable, "-m", "server.main", "fleet", *arguments]
     done = subprocess.run(
         [*command, "--timeout", str(WITHIN_S), "--servers", f"file:{folder / 'servers'}"],
         cwd=ROOT,
@@ -182,14 +182,14 @@ def measured(arguments: argparse.Namespace, folder: Path, rows: list[tuple[str, 
     (folder / "servers").write_text("".join(f"{one}\n" for one in addresses))
     stub_bundle(folder, "b")
     good = True
-    for label, words in (
+    for label, order in (
         ("status", ("status",)),
         ("load, 4 at a time", ("load", str(folder / "right-b"))),
         ("activate", ("activate", NEW[:12])),
         ("status", ("status",)),
         ("rollback", ("rollback", "--reason", "benchmark")),
     ):
-        code, took_s, used_s, out = fleet(folder, *words)
+        code, took_s, used_s, out = fleet(folder, *order)
         good = good and code == 0
         last = out.strip().splitlines()[-1] if out.strip() else ""
         rows.append((f"fleet {label}", f"exit {code}, {took_s:.1f} s, {used_s:.1f} s of CPU"))

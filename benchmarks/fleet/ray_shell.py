@@ -240,7 +240,7 @@ def listeners() -> tuple[int, int]:
     return len(found), sum(c.laddr.ip in ("0.0.0.0", "::") for c in found)
 
 
-def said(found: Counter[str]) -> str:
+def listed(found: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
 
 
@@ -256,7 +256,7 @@ async def killed(callers: int, wanted: int) -> str:
             await asyncio.sleep(0.2)
         back_s = time.monotonic() - began
         await asyncio.sleep(5.0)
-    return f"{said(found)}; its successor's process began after {back_s:.1f} s"
+    return f"{listed(found)}; its successor's process began after {back_s:.1f} s"
 
 
 async def updated(callers: int, again: Callable[[], None]) -> str:
@@ -267,7 +267,7 @@ async def updated(callers: int, again: Callable[[], None]) -> str:
         took_s = time.monotonic() - began
         await asyncio.sleep(2.0)
     kept = before & {one.pid for one in engines()}
-    return f"{said(found)}; took {took_s:.1f} s, {len(kept)} of {len(before)} engines kept"
+    return f"{listed(found)}; took {took_s:.1f} s, {len(kept)} of {len(before)} engines kept"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> int:

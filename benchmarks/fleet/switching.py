@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import grpc
 
-from benchmarks.fleet.calls import ONCE, load, said
+from benchmarks.fleet.calls import ONCE, failures, load
 from benchmarks.fleet.site import PLACES, PORT, SETTLE_S, TARGET, Site
 from benchmarks.serve import ROOT
 from proto import inference_pb2 as pb
@@ -21,9 +21,9 @@ from tests.support.bundle_shelf import shelf
 from trefoil import RetryPolicy
 
 
-async def fleet(*words: str, servers: Sequence[str] = ("file:servers",)) -> tuple[int, str]:
+async def fleet(*arguments: str, servers: Sequence[str] = ("file:servers",)) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server.main", "fleet", *words, "--servers", *servers,
+        sys.executable, "-m", "server.main", "fleet", *arguments, "--servers", *servers,
         cwd=os.environ["FLEET_FOLDER"], env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -67,7 +67,7 @@ async def _switches(site: Site, callers: int, new: str) -> None:
     now = await stamps(PLACES)
     site.note(
         "switch: all are well",
-        f"exit {code}, {_count(now, old)}, {said(free)}",
+        f"exit {code}, {_count(now, old)}, {failures(free)}",
         code == 0 and len({*now.values()}) == 1 and old not in now.values() and not free.failed,
     )
     began = time.monotonic()
@@ -97,7 +97,7 @@ async def _dies_after(site: Site, callers: int, old: str, new: str) -> None:
     site.note(
         "switch: one dies after it, then one command back",
         f"exits {code} and {went[0]}, {_count(now, old)} ({west} returned by --expect-stamp), "
-        f"{said(pinned)}",
+        f"{failures(pinned)}",
         (code, went[0]) == (0, 0) and {*now.values()} == {old} and not pinned.failed,
     )
     await site.end("west", signal.SIGTERM)
@@ -121,7 +121,7 @@ async def _broken(
     mixed = sum(count for stamp, count in pinned.stamps.items() if stamp != old)
     site.note(
         f"switch: one {label}",
-        f"exit {code}, {_count(now, old)}, pinned: {mixed} answers mixed, {said(pinned)}",
+        f"exit {code}, {_count(now, old)}, pinned: {mixed} answers mixed, {failures(pinned)}",
         len({*now.values()}) == 1 and mixed == 0 and (code == 0) == (old not in now.values()),
     )
     if old not in now.values():  # it died after it had answered: the switch was complete

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.fleet.calls import ONCE, Load, load, said
+from benchmarks.fleet.calls import ONCE, Load, failures, load
 from benchmarks.fleet.site import AGE_S, PLACES, PORT, SETTLE_S, TARGET, Site
 from proto import inference_pb2 as pb
 from proto.inference_pb2_grpc import InferenceStub
@@ -27,7 +27,7 @@ Where = Callable[[str], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How callers come to the servers; `opened` tells which server a session's call reaches."""
+    """How callers come to the servers; `opened` names the server that a session's call reaches."""
 
     label: str
     target: str | list[str]
@@ -121,7 +121,7 @@ async def leave(site: Site, ways: Sequence[Way], callers: int, pause_s: float) -
             await site.join(name)
             await asyncio.sleep(SETTLE_S)
     for label, one in counted.items():
-        site.note(f"{label}: SIGTERM of each in turn, no retries", said(one), not one.failed)
+        site.note(f"{label}: SIGTERM of each in turn, no retries", failures(one), not one.failed)
 
 
 async def kill(
@@ -136,7 +136,7 @@ async def kill(
     bound = callers if retry is ONCE else 0
     kind = "no retries" if retry is ONCE else "with retries"
     for label, one in counted.items():
-        site.note(f"{label}: SIGKILL of one, {kind}", said(one), one.failed <= bound)
+        site.note(f"{label}: SIGKILL of one, {kind}", failures(one), one.failed <= bound)
 
 
 async def _loads(
@@ -211,4 +211,4 @@ async def join(site: Site, ways: Sequence[Way], callers: int, pause_s: float) ->
             max(first, takes) <= aged and abs(part - 1 / 3) < 0.1,
         )
     for label, one in counted.items():
-        site.note(f"{label}: calls while it joined", said(one), one.failed == 0)
+        site.note(f"{label}: calls while it joined", failures(one), one.failed == 0)

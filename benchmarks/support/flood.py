@@ -1,9 +1,9 @@
 """Callers that may send more than a server can answer, each with a deadline.
 
 Runs as its own process and takes one JSON command a line, like load.py. Closed loop:
-`callers` send again as soon as they are answered, and after a refusal they do what `behaviour`
-says. Open loop (`rate` above 0): requests arrive at random moments whatever becomes of them, as
-from very many users. The same client for every server; used by benchmarks/overload.py.
+`callers` send again as soon as they are answered, and after a refusal they follow
+`behaviour`. Open loop (`rate` above 0): requests arrive at random moments whatever becomes of them,
+as from very many users. The same client for every server; used by benchmarks/overload.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BACK_OFF_S, IMPATIENT_S, SPREAD = 0.5, 0.01, 0.25
 BEHAVIOURS: Mapping[str, Callable[[float], float]] = {
     "back-off": lambda _: BACK_OFF_S,
     "impatient": lambda _: IMPATIENT_S,
-    "obedient": lambda told_s: (told_s or BACK_OFF_S) * (1 + SPREAD * random.random()),
+    "obedient": lambda named_s: (named_s or BACK_OFF_S) * (1 + SPREAD * random.random()),
 }
 # Refusals: what another moment may answer. Every other status but these and OK is an error.
 REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
@@ -125,10 +125,10 @@ class Flood:
         # Callers that all begin in the same moment would stay in step.
         await asyncio.sleep(random.random() * (command.pace_s or 0.1))
         while (now := time.perf_counter()) < until:
-            told_s = await self._one(send, command.deadline_s, until)
+            named_s = await self._one(send, command.deadline_s, until)
             pause_s = now + command.pace_s - time.perf_counter()
-            if told_s is not None:
-                pause_s = max(pause_s, wait(told_s))
+            if named_s is not None:
+                pause_s = max(pause_s, wait(named_s))
             left_s = until - time.perf_counter()
             await asyncio.sleep(max(min(pause_s, left_s), 0))
 
@@ -155,33 +155,33 @@ class Flood:
         self._turn += 1
         index = self._turn % len(self._requests)
         began = time.perf_counter()
-        told_s, code, response = 0.0, "OK", b""
+        named_s, code, response = 0.0, "OK", b""
         try:
             response = await send(self._requests[index], timeout=deadline_s)
         except grpc.aio.AioRpcError as error:
             code = error.code().name
-            told_s = error_of(error, "").retry_after_s
+            named_s = error_of(error, "").retry_after_s
         ended = time.perf_counter()
         if ended > until:
             return 0.0  # not counted: the load was no longer whole
         observed = self._observed
         observed.codes[code] += 1
-        kind = self._kind(code, told_s, response, index, ended - began > deadline_s)
+        kind = self._kind(code, named_s, response, index, ended - began > deadline_s)
         observed.counts[kind] += 1
         if kind == "good":
             observed.good_s.append(ended - began)
             return None
         if kind in ("refused", "timeless"):
             observed.refusal_s.append(ended - began)
-        return told_s
+        return named_s
 
-    def _kind(self, code: str, told_s: float, response: bytes, index: int, late: bool) -> str:
+    def _kind(self, code: str, named_s: float, response: bytes, index: int, late: bool) -> str:
         if code == "OK":
             return "late" if late else self._judge(response, index)
         if code == "DEADLINE_EXCEEDED":
             return "late"
         if code in REFUSALS:
-            return "refused" if told_s else "timeless"
+            return "refused" if named_s else "timeless"
         return "other"
 
     def _judge(self, response: bytes, index: int) -> str:

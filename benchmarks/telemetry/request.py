@@ -144,8 +144,8 @@ def extraction(args: argparse.Namespace) -> None:
         for index in range(40):
             pipeline.prepare(sample(index, made))
     prepare.input_features = input_features
-    words = ", ".join(f"{mix} {min(times) * 1e3:.2f} ms" for mix, times in spent.items())
-    print(f"extraction {words} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
+    per_mix = ", ".join(f"{mix} {min(times) * 1e3:.2f} ms" for mix, times in spent.items())
+    print(f"extraction {per_mix} (40 words, 640x480 JPEG, 2 s WAV; decoded already)")
 
 
 def search(args: argparse.Namespace) -> None:

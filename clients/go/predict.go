@@ -55,8 +55,8 @@ func main() {
 	server := flag.String("server", "127.0.0.1:8433", "HOST:PORT where it listens")
 	deadline := flag.Duration("deadline", time.Minute, "give up after this")
 	refuse := flag.Bool("refuse-cut", false, "refuse a row of which only a part can be used")
-	flag.Func("text", "words; repeatable", func(words string) error {
-		parts = append(parts, &pb.Part{Modality: pb.Modality_TEXT, Source: &pb.Part_Text{Text: words}})
+	flag.Func("text", "a text; repeatable", func(text string) error {
+		parts = append(parts, &pb.Part{Modality: pb.Modality_TEXT, Source: &pb.Part_Text{Text: text}})
 		return nil
 	})
 	flag.Func("image", "a picture; repeatable", file(&parts, pb.Modality_IMAGE))

@@ -19,14 +19,14 @@ const PROTO_ROOT = path.resolve(__dirname, '..', '..');
 const EXIT = { ok: 0, failed: 1, usage: 2, refusedInput: 3, notReady: 4, stampMismatch: 5 };
 const HELP = `usage: node predict.js [options]
 
-  --text WORDS, --image FILE, --audio FILE   the parts, in this order, any number of each
+  --text TEXT, --image FILE, --audio FILE   the parts, in this order, any number of each
   --expected-stamp HEX    answer only from this stamp, all 64 digits; repeatable
   --slice NAME=VALUE      a tag for monitoring; repeatable
   --session ID            stay on one replica
-  --deadline-ms MS        give up after (60000)
-  --server HOST:PORT      where it listens (127.0.0.1:8433)
+  --deadline-ms MS        give up after this time (60000)
+  --server HOST:PORT      address of the server (127.0.0.1:8433)
   --tls-ca PEM            call over TLS, trusting this CA
-  --tls-cert PEM, --tls-key PEM   show this certificate
+  --tls-cert PEM, --tls-key PEM   client certificate and its key
   --token-file FILE       call with the token in this file; needs TLS
 
 exit codes: 0 answered, 2 wrong usage, 3 input refused, 4 server not reached, not
@@ -83,8 +83,8 @@ const rpc = protobuf.parse(`
 
 class UsageError extends Error {}
 
-function main(words) {
-  const { values, tokens } = parsed(words);
+function main(args) {
+  const { values, tokens } = parsed(args);
   if (values.help) {
     console.log(HELP);
     return EXIT.ok;
@@ -138,9 +138,9 @@ function retryDelayMs(error) {
   return 0;
 }
 
-function parsed(words) {
+function parsed(args) {
   try {
-    return parseArgs({ args: words, options: OPTIONS, tokens: true, allowPositionals: false });
+    return parseArgs({ args, options: OPTIONS, tokens: true, allowPositionals: false });
   } catch (error) {
     throw new UsageError(error.message);
   }
@@ -252,7 +252,7 @@ function answered(response) {
   return EXIT.ok;
 }
 
-// How much of a part the model got: of its fields those that say something, and `cut` always.
+// How much of a part the model got: the fields that have a value, and `cut` always.
 function usedOf(part) {
   const given = Object.entries(part).filter(([name, value]) => value || name === 'cut');
   return { ...Object.fromEntries(given), modality: part.modality.toLowerCase() };

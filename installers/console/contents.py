@@ -58,7 +58,7 @@ HIDDEN = (
     "sqlite_utils", "scipy.special",
 )  # fmt: skip
 
-# What must not be found in a finished folder, whatever the lists above say.
+# What must not be found in a finished folder, whatever the lists above contain.
 FORBIDDEN = (
     "torch", "transformers", "pipelines", "Qml", "Quick", "Pdf", "WebEngine",
     "WaylandCompositor", "EglFS", "VirtualKeyboard",

@@ -78,8 +78,8 @@ def qt_lines() -> Iterator[str]:
     for module in QT_MODULES:
         files = [f"libQt6{module.library}.so.6"] if module.library else []
         files += [f"{plugin}.so" for plugin in module.plugins]
-        words = f"{module.title}: {', '.join(files)}"
-        yield from textwrap.wrap(words, 96, initial_indent="  ", subsequent_indent="    ")
+        line = f"{module.title}: {', '.join(files)}"
+        yield from textwrap.wrap(line, 96, initial_indent="  ", subsequent_indent="    ")
 
 
 def text(versions: bool = True) -> str:
@@ -135,7 +135,7 @@ def debian_copyright() -> str:
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
         "Upstream-Name: Trefoil",
         "Comment: what is not Trefoil's own came as the wheels that the Python Package Index has.",
-        f" NOTICES.txt in /{INSTALLED}/_internal says how to replace Qt.",
+        f" NOTICES.txt in /{INSTALLED}/_internal explains how to replace Qt.",
         "",
         "Files: *",
         *_paragraph(COMPONENTS[0]),

@@ -130,7 +130,7 @@ def zipped(path: Path, text: str) -> None:
 
 def pack(stage: Path, out: Path, version: str, epoch: int) -> Path:
     """Every mode and time is set here, so that neither a umask nor a clock shows."""
-    architecture = _said("dpkg", "--print-architecture")
+    architecture = _output_of("dpkg", "--print-architecture")
     files = [path for path in sorted(stage.rglob("*")) if not path.is_symlink()]
     program = stage / notices.INSTALLED / contents.PROGRAM
     for path in files:
@@ -169,7 +169,7 @@ def keep_folder(folder: Path, place: Path) -> None:
     shutil.copytree(folder, place, symlinks=True)
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

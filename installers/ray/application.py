@@ -63,13 +63,13 @@ class Trefoil:
         """Ray awaits it, and gives this engine no call before its replicas are proved."""
         data = os.environ.get("TREFOIL_RAY_DATA", tempfile.gettempdir())
         folder = tempfile.mkdtemp(prefix="trefoil-", dir=data)
-        words = ["--name", os.path.basename(folder), *shlex.split(flags), "--data", folder]
-        self._host = host_of_flags(words)
+        arguments = ["--name", os.path.basename(folder), *shlex.split(flags), "--data", folder]
+        self._host = host_of_flags(arguments)
         await self._host.start()
         self._well_at = time.monotonic()
 
     async def check_health(self) -> None:
-        """Raises what the readiness of the engine says, once it has said so for SICK_S."""
+        """Raises the reason why the engine is not ready, once this has lasted for SICK_S."""
         trouble = self._host.trouble
         if not trouble:
             self._well_at = time.monotonic()

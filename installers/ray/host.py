@@ -37,12 +37,12 @@ SERVING = ("READY", "DEGRADED")
 OF_THE_PORT = ("http", "prometheus", "tls_cert", "tls_key", "tls_client_ca", "tokens")
 
 
-def host_of_flags(words: Sequence[str]) -> EngineHost:
+def host_of_flags(argv: Sequence[str]) -> EngineHost:
     """From the flags of `server`, but for --listen. Ends the process for a wrong one.
 
     Raises CannotListen for those that secure or open a port.
     """
-    config = config_of(server_parser().parse_args(list(words)))
+    config = config_of(server_parser().parse_args(list(argv)))
     given = [flag for flag, field, *_ in flags() if field in OF_THE_PORT and getattr(config, field)]
     if given:
         raise CannotListen(f"{', '.join(given)} would have no effect: the port is another's")

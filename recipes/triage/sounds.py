@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 SoundClass = Literal["hum", "pulse", "knock", "rising", "hiss"]
 CLASSES: tuple[SoundClass, ...] = ("hum", "pulse", "knock", "rising", "hiss")
-Wave = NDArray[np.floating[Any]]  # float32 throughout; numpy's stubs cannot tell
+Wave = NDArray[np.floating[Any]]  # float32 throughout; numpy's stubs cannot express it
 
 _RATES_HZ = (16_000, 16_000, 16_000, 22_050, 44_100)
 

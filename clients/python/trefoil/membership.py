@@ -21,7 +21,7 @@ from trefoil.servers import Server, Servers
 
 logger = logging.getLogger(__name__)
 
-# A server that leaves serves for 5 s after it has said so: within these it is noticed twice.
+# A server that leaves serves for 5 s after it has reported that: within these it is noticed twice.
 HEALTH_EVERY_S = 2.0
 ANSWER_WITHIN_S = 1.0
 # Kubernetes publishes a new address within seconds, and resolvers keep one for up to 30 s.
@@ -129,7 +129,7 @@ async def _learn(server: Server) -> None:
 
 
 async def _ask(server: Server) -> None:
-    """No answer in time says nothing of its readiness; not to be reached does."""
+    """No answer in time shows nothing about readiness; a failed connection does."""
     try:
         response = await server.channel.unary_unary(CHECK)(READY_REQUEST, timeout=ANSWER_WITHIN_S)
     except grpc.aio.AioRpcError as error:
