@@ -60,9 +60,9 @@ def test_data_touches_who_names_it_and_a_stranger_touches_nothing() -> None:
 
 
 def test_changes_are_those_since_the_last_commit_and_what_is_not_committed(tmp_path: Path) -> None:
-    def git(*words: str) -> None:
+    def git(*arguments: str) -> None:
         name = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     git("init", "-q")
     for number in range(3):

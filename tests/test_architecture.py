@@ -53,7 +53,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server", ("server", "proto")),
     # What the console knows and concludes stands on its own and on what telemetry sends.
     ("console.state", ("console.state", *SHARED_WITH_THE_CONSOLE)),
-    # Maths and words alone, over what the state has.
+    # Maths and text alone, over what the state has.
     ("console.looks", ("console.looks", "console.state", *SHARED_WITH_THE_CONSOLE)),
     ("console.finding", ("console.finding", "console.state", *SHARED_WITH_THE_CONSOLE)),
     (

@@ -1,4 +1,4 @@
-"""What the documents and comments say about the tree is true: files they name, links, tables."""
+"""What the documents and comments state about the tree is true: files they name, links, tables."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class Dropped:
         return None
 
 
-# ---- what the pages tell a contributor to run ----------------------------------------------------
+# ---- what the pages ask a contributor to run -----------------------------------------------------
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -29,15 +29,16 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for block in blocks("sh") for line in block.splitlines() if line]
 
 
-def program(words: list[str]) -> list[str]:
+def program(arguments: list[str]) -> list[str]:
     """`.venv/bin/server predict` as this interpreter runs it, wherever the environment is."""
-    return [sys.executable, "-m", MODULES[Path(words[0]).name], *words[1:]]
+    return [sys.executable, "-m", MODULES[Path(arguments[0]).name], *arguments[1:]]
 
 
 CLIENT_COMMANDS = [
-    words
-    for words in commands()
-    if words[0].endswith("/server") and words[1] in ("predict", "status", "probe", "feedback")
+    arguments
+    for arguments in commands()
+    if arguments[0].endswith("/server")
+    and arguments[1] in ("predict", "status", "probe", "feedback")
 ]
 
 
@@ -69,15 +70,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_make_targets_exist() -> None:
-    shown = [words[1] for words in commands() if words[0] == "make"]
+    shown = [arguments[1] for arguments in commands() if arguments[0] == "make"]
     assert {"serve", "test"} <= set(shown)
     for target in shown:
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("words", CLIENT_COMMANDS, ids=" ".join)
-def test_client_commands_succeed_as_shown(words: list[str], address: str) -> None:
-    command = [*program(words), "--server", address]
+@pytest.mark.parametrize("arguments", CLIENT_COMMANDS, ids=" ".join)
+def test_client_commands_succeed_as_shown(arguments: list[str], address: str) -> None:
+    command = [*program(arguments), "--server", address]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -85,19 +86,19 @@ def test_client_commands_succeed_as_shown(words: list[str], address: str) -> Non
 
 def test_other_commands_exist() -> None:
     others = [
-        words
-        for words in commands()
-        if words[0] != "make" and words not in CLIENT_COMMANDS and words[0].startswith(".venv/bin/")
+        arguments
+        for arguments in commands()
+        if arguments[0].startswith(".venv/bin/") and arguments not in CLIENT_COMMANDS
     ]
-    for words in others:
-        subcommand = [word for word in words[1:2] if not word.startswith("-") and ":" not in word]
-        command = [*program([words[0], *subcommand]), "--help"]
+    for arguments in others:
+        subcommand = [one for one in arguments[1:2] if not one.startswith("-") and ":" not in one]
+        command = [*program([arguments[0], *subcommand]), "--help"]
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120)
         )
-        assert done.returncode == 0, (words, done.stderr)
-        for flag in (word for word in words if word.startswith("--") and word != "--help"):
-            assert flag in done.stdout, (words, flag)
+        assert done.returncode == 0, (arguments, done.stderr)
+        for flag in (word for word in arguments if word.startswith("--") and word != "--help"):
+            assert flag in done.stdout, (arguments, flag)
 
 
 @pytest.mark.parametrize("library", ["trefoil", "pipelines"])

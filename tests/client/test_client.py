@@ -88,7 +88,7 @@ async def test_a_passing_trouble_is_asked_again_with_the_same_request_id() -> No
     assert (found.label, found.attempts, len(engine.received)) == ("ok", 3, 3)
 
 
-async def test_a_full_server_is_asked_again_no_sooner_than_it_said() -> None:
+async def test_a_full_server_is_called_again_no_sooner_than_it_asked() -> None:
     engine = Faulty(full(0.4))
     async with client_of(engine) as client:
         began = time.monotonic()
@@ -187,9 +187,9 @@ async def test_an_answer_from_a_stamp_that_is_not_pinned_is_not_let_through() ->
 async def test_of_several_rows_only_those_in_passing_trouble_are_asked_again() -> None:
     class OnceFull(StandInEngine):
         async def _look_at(self, work: Work) -> Fault | None:
-            words = pb.Example.FromString(work.example).parts[0].text
+            text = pb.Example.FromString(work.example).parts[0].text
             first = sum(other.example == work.example for other in self.received) == 1
-            if words == "later" and first:
+            if text == "later" and first:
                 return full(0.05)
             return await super()._look_at(work)
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from server.pool import affinity
-from tests.support.listener_process import WORDS, edge_processes
+from tests.support.listener_process import WORDS, listener_processes
 from tests.support.running import Program, listener
 from tests.support.standin_engine import STAMP, StandInEngine
 from trefoil import (
@@ -87,7 +87,7 @@ async def test_when_one_of_three_servers_goes_only_its_sessions_move(balance: st
 
 @pytest.fixture
 def three() -> Iterator[list[Program]]:
-    with edge_processes((), (), ()) as running:
+    with listener_processes((), (), ()) as running:
         yield running
 
 
@@ -149,7 +149,7 @@ async def pieces_with_kill(client: AsyncClient, servers: dict[str, Program]) -> 
 
 
 async def test_a_text_whose_server_dies_goes_on_without_a_gap_or_an_echo() -> None:
-    with edge_processes(SLOW, SLOW) as (one, two):
+    with listener_processes(SLOW, SLOW) as (one, two):
         servers = {one.address: one, two.address: two}
         async with AsyncClient(list(servers)) as client:
             pieces = await pieces_with_kill(client, servers)
@@ -167,7 +167,7 @@ async def test_a_text_whose_server_dies_goes_on_without_a_gap_or_an_echo() -> No
 async def test_a_text_that_cannot_go_on_as_it_began_reports_it(
     flags: tuple[str, ...], cause: type, reason: str
 ) -> None:
-    with edge_processes(SLOW, flags) as (one, two):
+    with listener_processes(SLOW, flags) as (one, two):
         async with AsyncClient([one.address, two.address]) as client:
             client._servers.members[1].calls = 1  # so that the first is the idlest
             seen: list[str] = []

@@ -1,5 +1,5 @@
 """The Go example against the real program. Needs go, its plugins of protoc and gRPC's packages, as
-Debian has them; skips, and says what is missing, without."""
+Debian has them; without them it skips, and names what is missing."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work / "predict"
 
 
-def asked(program: Path, *words: str) -> tuple[int, str, str]:
+def asked(program: Path, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [str(program), *words], capture_output=True, text=True, timeout=patience(120)
+        [str(program), *arguments], capture_output=True, text=True, timeout=patience(120)
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -84,9 +84,9 @@ def asked(program: Path, *words: str) -> tuple[int, str, str]:
 def test_text_image_and_audio_are_answered(program: Path, tiny_server: str, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(made.image("JPEG"))
     (tmp_path / "hum.wav").write_bytes(made.sound())
-    words = ["-server", tiny_server, "-text", "knocking"]
-    words += ["-image", str(tmp_path / "photo.jpg"), "-audio", str(tmp_path / "hum.wav")]
-    code, out, err = asked(program, *words)
+    arguments = ["-server", tiny_server, "-text", "knocking"]
+    arguments += ["-image", str(tmp_path / "photo.jpg"), "-audio", str(tmp_path / "hum.wav")]
+    code, out, err = asked(program, *arguments)
     assert code == 0, err
     found = json.loads(out)
     assert found["label"] == max(found["scores"], key=found["scores"].get)

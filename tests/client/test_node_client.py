@@ -1,4 +1,5 @@
-"""The Node example against the real program. Needs node and npm; skips, and says why, without."""
+"""The Node example against the real program. Needs node and npm; without them it skips, with
+the reason."""
 
 from __future__ import annotations
 
@@ -68,9 +69,9 @@ def install() -> None:
     pytest.fail(f"npm ci failed:\n{ended.stderr}")
 
 
-def asked(script: Path, *words: str) -> tuple[int, str, str]:
+def asked(script: Path, *arguments: str) -> tuple[int, str, str]:
     ended = subprocess.run(
-        ["node", str(script), *words], capture_output=True, text=True, timeout=patience(120)
+        ["node", str(script), *arguments], capture_output=True, text=True, timeout=patience(120)
     )
     return ended.returncode, ended.stdout, ended.stderr
 
@@ -80,22 +81,22 @@ def test_text_image_and_audio_are_answered_from_the_pinned_stamp(
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(made.image("JPEG"))
     (tmp_path / "hum.wav").write_bytes(made.sound())
-    words = ["--server", tiny_server, "--text", "knocking"]
-    words += ["--image", str(tmp_path / "photo.jpg"), "--audio", str(tmp_path / "hum.wav")]
-    code, out, err = asked(script, *words, "--slice", "site=a", "--session", "s")
+    arguments = ["--server", tiny_server, "--text", "knocking"]
+    arguments += ["--image", str(tmp_path / "photo.jpg"), "--audio", str(tmp_path / "hum.wav")]
+    code, out, err = asked(script, *arguments, "--slice", "site=a", "--session", "s")
     assert code == 0, err
     found = json.loads(out)
     assert found["label"] == max(found["scores"], key=found["scores"].get)
     assert sum(found["scores"].values()) == pytest.approx(1.0, abs=1e-5)
     assert len(found["stamp"]) == 64 and found["timings_ms"]["forward"] > 0
-    words_used, picture, sound = found["parts_used"]
-    assert words_used["modality"] == "text" and words_used["cut"] is False
-    assert 0 < words_used["tokens_used"] == words_used["tokens_sent"]
+    text_used, picture, sound = found["parts_used"]
+    assert text_used["modality"] == "text" and text_used["cut"] is False
+    assert 0 < text_used["tokens_used"] == text_used["tokens_sent"]
     assert picture["width_used"] > 0 and sound["seconds_used"] == sound["seconds_sent"] > 0
     pinned = ("--expected-stamp", "ab" * 32, "--expected-stamp", found["stamp"])
-    code, out, _ = asked(script, *words, *pinned)
+    code, out, _ = asked(script, *arguments, *pinned)
     assert (code, json.loads(out)["stamp"]) == (0, found["stamp"])
-    code, out, err = asked(script, *words, "--expected-stamp", "ab" * 32)
+    code, out, err = asked(script, *arguments, "--expected-stamp", "ab" * 32)
     assert (code, out) == (5, "") and f"serving stamp: {found['stamp']}" in err
 
 
@@ -111,7 +112,7 @@ def test_its_exit_codes_are_those_of_the_command(
         nowhere = f"127.0.0.1:{probe.getsockname()[1]}"
     code, _, err = asked(script, "--server", nowhere, "--text", "hum", "--deadline-ms", "3000")
     assert code == 4, err
-    for words, complaint in (
+    for arguments, complaint in (
         ((), "at least one of --text"),
         (("--text", "hum", "--expected-stamp", "7f3a"), "64 hex digits"),
         (("--text", "hum", "--slice", "site"), "NAME=VALUE"),
@@ -119,7 +120,7 @@ def test_its_exit_codes_are_those_of_the_command(
         (("--text", "hum", "--token-file", str(empty)), "--tls-ca"),
         (("--sing",), "--sing"),
     ):
-        code, out, err = asked(script, *words)
+        code, out, err = asked(script, *arguments)
         assert (code, out) == (2, "") and complaint in err
 
 
@@ -161,7 +162,7 @@ class OnceFull(StandInEngine):
         return await super()._look_at(work)
 
 
-async def test_a_full_server_is_asked_again_no_sooner_than_it_said(script: Path) -> None:
+async def test_a_full_server_is_called_again_no_sooner_than_it_asked(script: Path) -> None:
     """gRPC's own retries cannot read the time: the example gave up at once."""
     engine = OnceFull(0.4)
     async with listener(engine) as address:

@@ -204,7 +204,7 @@ def test_the_dialog_says_what_happens_and_does_nothing_without_a_reason(
         window.server.select(fleet.addresses[0])
         actions_of(window).ask("rollback")
         dialog = next(w for w in window.findChildren(ActionDialog) if w.isVisible())
-        assert dialog.sentence.text().startswith("gpu-01.lon goes back to the bundle before")
+        assert dialog.sentence.text().startswith("gpu-01.lon switches back to the previous bundle")
         assert not dialog.confirm.isEnabled()
         dialog.scope.setCurrentIndex(1)
         assert dialog.sentence.text().startswith("Each of 2 servers (gpu-01.lon, gpu-01.fra)")

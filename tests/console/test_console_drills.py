@@ -22,7 +22,7 @@ WITHIN_S = 10.0  # of a quiet machine
 
 
 def named(console: ConsoleWatch, *parts: str) -> None:
-    took = console.says(*parts, within_s=patience(WITHIN_S))
+    took = console.shows(*parts, within_s=patience(WITHIN_S))
     assert took == took, f"{parts} were not in the headline: {console.headline}"
 
 

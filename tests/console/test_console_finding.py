@@ -1,4 +1,4 @@
-"""Finding: times in words, links, names; a misspelt slice says so."""
+"""Finding: typed time ranges, links, names; a misspelt slice is reported as such."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_prediction_leads_to_the_filter_line_that_asks_the_servers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("site=tampre", "no slice site=tampre is known; did you mean site=tampere?"),
         ("sit=b", "no slice sit=b is known; did you mean site=b?"),
@@ -152,12 +152,12 @@ def test_a_prediction_leads_to_the_filter_line_that_asks_the_servers() -> None:
         ("site", ""),
     ],
 )
-def test_a_misspelt_slice_says_so(line: str, says: str) -> None:
+def test_a_misspelt_slice_says_so(line: str, message: str) -> None:
     found = finder.misspelt(line, KNOWN.slices)
-    if says.startswith("no slice site=zz9"):
+    if message.startswith("no slice site=zz9"):
         assert found.startswith("no slice site=zz9 is known; ")
     else:
-        assert found == says
+        assert found == message
 
 
 def test_what_means_nothing_says_so_and_offers_the_nearest() -> None:

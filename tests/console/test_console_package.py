@@ -211,7 +211,7 @@ def test_versions_are_pinned_within_what_the_project_allows() -> None:
             assert known[requirement.name] in requirement.specifier, requirement
 
 
-def test_version_is_told_and_again_needs_no_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_shown_and_again_needs_no_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
@@ -221,11 +221,11 @@ def test_version_is_told_and_again_needs_no_name(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [["--token-file", "token"], ["--cert", "me.pem", "--key", "me.key"], ["--tls", "--cert", "a"]],
 )
 def test_a_secret_without_tls_and_half_a_certificate_are_refused(
-    words: list[str],
+    arguments: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -233,7 +233,7 @@ def test_a_secret_without_tls_and_half_a_certificate_are_refused(
     monkeypatch.chdir(tmp_path)
     for name in ("token", "me.pem", "me.key", "a"):
         (tmp_path / name).write_text("x")
-    assert main([*words, "10.0.0.1:8433"]) == 2
+    assert main([*arguments, "10.0.0.1:8433"]) == 2
     assert "needs --tls" in (shown := capsys.readouterr().err) or "belong together" in shown
 
 

@@ -48,7 +48,7 @@ def test_overview_looks_as_it_did(
         qtbot.waitUntil(lambda: looks_like(coarse(window), golden) is right, timeout=patience_ms(5))
 
     looks(True)
-    # And it can tell: without any one of its panels it looks otherwise.
+    # And the comparison works: without any one of its panels it looks otherwise.
     for name in ("fleet", "server", "latency", "drift", "reference", "skew", "events"):
         window.panels[name].hide()
         looks(False)

@@ -1,4 +1,4 @@
-"""Since when a server is in trouble, replicas that lag, canaries that were taken back."""
+"""Since when a server is in trouble, replicas that lag, canaries that were rolled back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_end_of_a_bad_canary_is_in_the_headline_for_a_while() -> None:
     state = status.fleet_state(servers, (), (), (), 100.0, (), [("a:1", row)])
     assert state.state == "DEGRADED"
     assert state.sentence.startswith(
-        "gpu-01: canary bbbbbbbb was taken back: errors: 9 % against 0 % · since 00:01:35 UTC"
+        "gpu-01: canary bbbbbbbb was rolled back: errors: 9 % against 0 % · since 00:01:35 UTC"
     )
     later = status.fleet_state(servers, (), (), (), 95.0 + 901, (), [("a:1", row)])
     assert later.state == "HEALTHY"

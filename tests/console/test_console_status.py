@@ -231,7 +231,7 @@ def test_a_server_that_is_no_longer_what_it_loaded_is_shown(
     assert result.state == state
     assert result.sentence.startswith("gpu-03: replica 1: weights/model.safetensors was changed")
     assert rest in result.sentence
-    # The alert of the same server says nothing more.
+    # The alert of the same server adds nothing.
     assert [(p.text, p.panel) for p in result.messages[:-1]] == [
         ("1 server changed since load", "skew")
     ]

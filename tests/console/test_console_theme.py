@@ -86,7 +86,7 @@ def test_every_text_can_be_read_on_every_ground(theme: Theme) -> None:
 
 @pytest.mark.parametrize("eyes", SEEN)
 @pytest.mark.parametrize("theme", THEMES.values(), ids=lambda theme: theme.name)
-def test_lines_of_a_split_are_told_apart(theme: Theme, eyes: str) -> None:
+def test_lines_of_a_split_can_be_distinguished(theme: Theme, eyes: str) -> None:
     seen = {color: lab(SEEN[eyes] @ linear(color)) for color in theme.split}
     for one, other in combinations(theme.split, 2):
         assert np.linalg.norm(seen[one] - seen[other]) > LEAST_APART, (one, other)

@@ -74,7 +74,7 @@ def test_stalled_disk_and_network_leave_the_window_running(
     qtbot: QtBot, make: Callable[..., Window], tmp_path: Path
 ) -> None:
     """Another process holds the cache, so that every read and write of it hangs, one server accepts
-    and says nothing, the other has stopped talking: whatever the operator does, no turn of the
+    and sends nothing, the other has stopped talking: whatever the operator does, no turn of the
     event loop waits."""
     hangs_s = 3.0
     deaf = socket.create_server(("127.0.0.1", 0))

@@ -35,7 +35,7 @@ from tests.support.patience import patience, patience_ms
 
 T0 = 1_790_003_000.0
 
-# What the offscreen platform says of every dialog.
+# What the offscreen platform reports for every dialog.
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
 
 

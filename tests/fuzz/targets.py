@@ -32,8 +32,8 @@ class Target:
 
     def input(self, rng: random.Random) -> bytes:
         if self.texts and rng.random() < 0.5:
-            words = [rng.choice(self.texts) for _ in range(rng.choice((1, 2, 3, 8)))]
-            line = rng.choice(("", " ", " ")).join(words).encode()
+            pieces = [rng.choice(self.texts) for _ in range(rng.choice((1, 2, 3, 8)))]
+            line = rng.choice(("", " ", " ")).join(pieces).encode()
             return line if rng.random() < 0.5 else mutated(rng, line, self.seeds)
         return mutated(rng, rng.choice(self.seeds), self.seeds)
 
@@ -278,11 +278,24 @@ def filter_lines() -> Target:
         except BadFilter as error:
             _refused(error)
 
-    words = ["label=", "stop", '"a b"', "confidence<", "0.5", "1e400", "nan", "wrong", "!kept", "~"]
-    words += ["site=b", "=", "!=", ">=", '"', "\\", "replica=", "prediction_id=", "*", "%", "_"]
-    words += [*NUMBERS, "kind=", "drift", "server=", "stamp=", "audio.rms_dbfs>", "task=generate"]
+    pieces = ["label=", "stop", '"a b"', "confidence<", "0.5", "1e400", "nan", "wrong", "!kept"]
+    pieces += [
+        "~",
+        "site=b",
+        "=",
+        "!=",
+        ">=",
+        '"',
+        "\\",
+        "replica=",
+        "prediction_id=",
+        "*",
+        "%",
+        "_",
+    ]
+    pieces += [*NUMBERS, "kind=", "drift", "server=", "stamp=", "audio.rms_dbfs>", "task=generate"]
     seeds = [b"wrong confidence<0.5 site=b", b'label="stop line" !kept', b"kind=drift severity=*"]
-    return Target(seeds, check, words)
+    return Target(seeds, check, pieces)
 
 
 # ---- what a console gets -------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def _is_refused(machine: Machine) -> str:
     if shown != {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}:
         raise Failed(f"a refused bundle leaves it {shown}")
     if "refused: /nowhere is not a bundle" not in machine.journal():
-        raise Failed(f"the journal does not say why\n{machine.journal()}")
+        raise Failed(f"the journal does not have the reason\n{machine.journal()}")
     return "a refused bundle ends with 78 and is not tried again"
 
 

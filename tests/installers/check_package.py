@@ -15,7 +15,7 @@ from pathlib import Path
 
 from installers.console import contents
 from installers.console.package import HERE, ROOT, last_commit_s
-from tests.installers.check_window import need, real_window, say
+from tests.installers.check_window import need, passed, real_window
 from tests.installers.room import USER, Room, bare_room
 
 PROGRAM = contents.PROGRAM
@@ -67,7 +67,7 @@ def checkers(deb: Path) -> None:
     ):  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         need(done.returncode == 0, f"{command[0]}:\n{done.stdout}{done.stderr}")
-        say(f"{command[0]} has nothing to say that is not argued")
+        passed(f"{command[0]} has nothing to report that is not argued")
 
 
 def same_bytes(deb: Path, builder: Path) -> None:
@@ -90,7 +90,7 @@ def same_bytes(deb: Path, builder: Path) -> None:
         (second,) = Path(kept, "out").glob("*.deb")
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (deb, second)]
     need(digests[0] == digests[1], f"two builds differ: {digests[0]} and {digests[1]}")
-    say(f"built twice, both {digests[0]}")
+    passed(f"built twice, both {digests[0]}")
 
 
 # ---- installing --------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ def install(room: Room, old: Path, new: Path) -> None:
     need(not missing.strip(), f"libraries are missing:\n{missing}")
     # The licences and the manual must survive what containers leave out of packages.
     need((room.root / f"usr/lib/{PROGRAM}/_internal/licences/LGPL-3.0.txt").exists(), "no LGPL")
-    say(f"apt installed it with what it depends on ({packages} packages in all), then upgraded it")
+    passed(f"apt installed it and its dependencies ({packages} packages in all), then upgraded it")
 
 
 def starts(room: Room, out: Path) -> None:
     """Without a display."""
     version = room.run(PROGRAM, "--version", user=True).strip()
     need(version.split()[:1] == [PROGRAM] and version.split()[1][:1].isdigit(), version)
-    need("--again" in room.run(PROGRAM, "--help", user=True), "--help says nothing of --again")
+    need("--again" in room.run(PROGRAM, "--help", user=True), "--help does not list --again")
     shown = room.run(
         "bash", "-c",
         f"{PROGRAM} --offline --screenshot $HOME/bare.png --size {SIZE} 2>&1",
@@ -149,7 +149,7 @@ def starts(room: Room, out: Path) -> None:
     picture = room.root / f"home/{USER}/bare.png"
     need(picture.exists() and picture.stat().st_size > 5000, "no picture")
     shutil.move(picture, out / "offscreen.png")
-    say(f"{version}: --help, and a picture without a display")
+    passed(f"{version}: --help, and a picture without a display")
 
 
 # ---- leaving -----------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def removed(room: Room, before: set[str]) -> None:
     tops = {p.removeprefix(home).split("/")[0] for p in left if p.startswith(home)}
     need(tops <= set(OWN_IN_HOME), f"the user's home has {sorted(tops)}")
     others = sorted(p for p in left if not p.startswith((home, *VOLATILE)))
-    say(f"purged; in the user's home stay {', '.join(sorted(tops))}; by other packages: {others}")
+    passed(f"purged; the user's home keeps {', '.join(sorted(tops))}; by other packages: {others}")
 
 
 if __name__ == "__main__":

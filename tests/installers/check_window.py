@@ -25,16 +25,16 @@ GRAB = (
 Rows = list[dict[str, str]]
 
 
-def say(words: str) -> None:
-    print(f"ok: {words}", flush=True)
+def passed(sentence: str) -> None:
+    print(f"ok: {sentence}", flush=True)
 
 
-def need(true: object, words: str) -> None:
+def need(true: object, sentence: str) -> None:
     if not true:
-        raise SystemExit(f"check_package.py: {words}")
+        raise SystemExit(f"check_package.py: {sentence}")
 
 
-def eventually(found: Callable[[], Rows], words: str, seconds: float = 90) -> Rows:
+def eventually(found: Callable[[], Rows], sentence: str, seconds: float = 90) -> Rows:
     """What it finds, once it finds something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -42,7 +42,7 @@ def eventually(found: Callable[[], Rows], words: str, seconds: float = 90) -> Ro
         if rows:
             return rows
         time.sleep(0.3)
-    raise SystemExit(f"check_package.py: {words}")
+    raise SystemExit(f"check_package.py: {sentence}")
 
 
 class Screen:
@@ -51,9 +51,9 @@ class Screen:
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = {**os.environ, **environment, "QT_QPA_PLATFORM": "xcb"}
 
-    def tool(self, *words: str) -> str:
+    def tool(self, *keys: str) -> str:
         done = subprocess.run(
-            ["xdotool", *words], env=self._environment, capture_output=True, text=True
+            ["xdotool", *keys], env=self._environment, capture_output=True, text=True
         )
         return done.stdout.strip()
 
@@ -96,13 +96,13 @@ def real_window(room: Room, out: Path) -> None:
                 room.kill(console)
             shown = console.communicate()[0]
     need(not shown.strip(), f"it complained: {shown}")
-    say("it ended by Ctrl+Q with exit code 0 and nothing on standard error")
+    passed("it ended by Ctrl+Q with exit code 0 and nothing on standard error")
 
 
 def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: float) -> None:
     """Keys a person would press; what they lead to is read from the files that E writes."""
     window = screen.window("Trefoil console")
-    say(f"a window after {time.monotonic() - began:.1f} s")
+    passed(f"a window after {time.monotonic() - began:.1f} s")
     # What ties the window to the entry in the menu, which tests/console/test_console_package.py
     # compares.
     of_class = screen.tool("search", "--onlyvisible", "--class", f"^{WINDOW_CLASS}$").split()
@@ -130,7 +130,7 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
         return rows if known == set(addresses) else []
 
     rows = eventually(heard, "the servers are not all heard")
-    say(f"{len(rows)} servers are heard: {', '.join(row['server'] for row in rows)}")
+    passed(f"{len(rows)} servers are heard: {', '.join(row['server'] for row in rows)}")
     need("real-server" in {row["server"] for row in rows}, "the real one is not among them")
     time.sleep(3)
     screen.picture(out / "window.png")
@@ -141,7 +141,7 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
     )
     need(any(0 <= float(row["p"]) <= 1 for row in drift), "no p value: SciPy did not load")
     screen.picture(out / "brushed.png")
-    say(f"{len(drift)} drift scores were computed inside for a brushed window")
+    passed(f"{len(drift)} drift scores were computed inside for a brushed window")
     press("6")
     time.sleep(1.5)
     screen.picture(out / "predictions.png")
@@ -151,8 +151,8 @@ def walk(room: Room, screen: Screen, out: Path, addresses: list[str], began: flo
 def predict(address: str) -> None:
     """A few requests with all three kinds of parts."""
     samples = ROOT / "pipelines/triage/samples"
-    for words in ("the vibration at the oven went up again", "smell of smoke near the drive"):
+    for text in ("the vibration at the oven went up again", "smell of smoke near the drive"):
         command = [sys.executable, "-m", "server.main", "predict", "--server", address]
-        command += ["--text", words, "--image", str(samples / "station.jpg")]
+        command += ["--text", text, "--image", str(samples / "station.jpg")]
         command += ["--audio", str(samples / "machine.wav"), "--slice", "site=a"]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

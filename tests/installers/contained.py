@@ -82,8 +82,8 @@ def _health_check() -> list[str]:
     found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", text, re.M)
     if found is None:
         raise Failed("the Containerfile lost its health check")
-    words: list[str] = json.loads(found[1])
-    return words
+    command: list[str] = json.loads(found[1])
+    return command
 
 
 def _until_ready(container: Container, health_check: list[str]) -> tuple[float, int]:

@@ -36,7 +36,7 @@ def unit_is_understood(folder: Path) -> str:
         done = attempt(["systemd-analyze", "verify", "--man=no", f"--root={root}", UNIT])
         if done.returncode or tail(done):
             raise Failed(f"systemd-analyze verify: {tail(done)}")
-    return "systemd-analyze verify says nothing against it"
+    return "systemd-analyze verify reports nothing against it"
 
 
 def unit_is_hardened(folder: Path) -> str:

@@ -88,7 +88,7 @@ class Workshop:
         return Image(found["id"], found["digest"], found["size"], took_s)
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What the image says of how it is run."""
+        """How the image is run, by its own configuration."""
         command = ("inspect", "--type", "image", f"localhost/{name}")
         found: dict[str, Any] = json.loads(self.buildah(*command))["OCIv1"]["config"]
         return found
@@ -105,11 +105,11 @@ class Workshop:
     def remove(self, *names: str) -> None:
         self.buildah("rmi", "-f", *(f"localhost/{name}" for name in names))
 
-    def buildah(self, *words: str | Path) -> str:
+    def buildah(self, *arguments: str | Path) -> str:
         need_root()
         need("buildah")
         where = ("--root", self.folder / "images", "--runroot", self.folder / "images-run")
-        return run(["buildah", *where, *words])
+        return run(["buildah", *where, *arguments])
 
     def _images(self, name: str) -> Sequence[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.buildah("images", "--json") or "[]") or []

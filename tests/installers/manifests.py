@@ -52,7 +52,7 @@ def pods(documents: list[Document]) -> list[Pod]:
             template = spec["template"]
             found.append(Pod(name, template["metadata"]["labels"], template["spec"]))
         if document["kind"] == "ServingRuntime":
-            # KServe makes the pod of both: what the service says of it comes on top.
+            # KServe makes the pod of both: what the service sets comes on top.
             service = _only(documents, "InferenceService")["spec"]["predictor"]
             top = {key: service[key] for key in OF_A_POD if key in service}
             pod = {key: spec[key] for key in ("containers", "volumes")} | top

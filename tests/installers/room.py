@@ -31,9 +31,9 @@ exec chroot --userspec="$WHO" "$ROOM" "$@"
 class Room:
     root: Path
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", SHIMS,
-                "room", *words]  # fmt: skip
+                "room", *arguments]  # fmt: skip
 
     def environment(self, user: bool = False, **more: str) -> dict[str, str]:
         """What a login has, and nothing of the machine around."""
@@ -49,10 +49,10 @@ class Room:
             **more,
         }
 
-    def run(self, *words: str, user: bool = False, **more: str) -> str:
-        """What the command says; raises SystemExit with all of it when it fails."""
+    def run(self, *arguments: str, user: bool = False, **more: str) -> str:
+        """The output of the command; raises SystemExit with all of it when it fails."""
         done = subprocess.run(
-            self.command(*words),
+            self.command(*arguments),
             env=self.environment(user, **more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -60,7 +60,9 @@ class Room:
             timeout=600,
         )
         if done.returncode != 0:
-            raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-4000:]}")
+            raise SystemExit(
+                f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-4000:]}"
+            )
         return done.stdout
 
     @staticmethod

@@ -42,15 +42,15 @@ class Environment:
     def top_level(self) -> set[str]:
         return {path.name for path in self.site.iterdir()}
 
-    def install(self, *words: str | Path) -> None:
+    def install(self, *arguments: str | Path) -> None:
         """Without an index: pip ends badly when a requirement is not there already."""
-        pip("--python", self.folder, "install", "--no-index", "--no-compile", *words)
+        pip("--python", self.folder, "install", "--no-index", "--no-compile", *arguments)
 
     def run(
-        self, program: str, *words: str, at: Path, **variables: str
+        self, program: str, *arguments: str, at: Path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.folder / "bin" / program, *words],
+            [self.folder / "bin" / program, *arguments],
             cwd=at,
             env={"PATH": os.environ["PATH"], **variables},
             capture_output=True,
@@ -59,8 +59,8 @@ class Environment:
         )
 
 
-def pip(*words: str | Path) -> None:
-    command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *words]
+def pip(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 

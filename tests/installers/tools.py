@@ -37,7 +37,7 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) 
     """What it printed on stdout. Raises Failed when it ends badly or not in time."""
     done = attempt(command, env=env)
     if done.returncode != 0:
-        raise Failed(f"{words(command)} ended with {done.returncode}\n{tail(done)}")
+        raise Failed(f"{command_line(command)} ended with {done.returncode}\n{tail(done)}")
     return done.stdout
 
 
@@ -59,10 +59,10 @@ def attempt(
             timeout=within_s,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"{words(command)} was not done after {within_s:g} s") from None
+        raise Failed(f"{command_line(command)} was not done after {within_s:g} s") from None
 
 
-def words(command: Sequence[str | Path]) -> str:
+def command_line(command: Sequence[str | Path]) -> str:
     text = " ".join(str(word) for word in command)
     return text if len(text) < 120 else f"{text[:117]}..."
 

@@ -1,6 +1,7 @@
 """Checks the installers as far as this machine can: python -m tests.installers.verify
 
-What cannot be checked here is skipped and says why. Exit codes: 0 nothing failed, 1 something did.
+A check that cannot run here is skipped with the reason. Exit codes: 0 no check failed,
+1 otherwise.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None, gpu_host: Path = GPU_HOST) -> int:
             workshop = Workshop(folder)
             built = (same_twice, serves_read_only, starts_under_systemd)
             checks |= {check.__name__: partial(check, workshop) for check in built}
-        ends = [_told(name, check) for name, check in checks.items()]
+        ends = [_ending(name, check) for name, check in checks.items()]
     print(", ".join(f"{ends.count(end)} {end}" for end in ("passed", "failed", "skipped")))
     return 1 if "failed" in ends else 0
 
 
-def _told(name: str, check: Check) -> str:
+def _ending(name: str, check: Check) -> str:
     began = time.monotonic()
     try:
         end, evidence = "passed", check()

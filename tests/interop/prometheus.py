@@ -28,7 +28,7 @@ WITHIN_S = 60.0
 
 
 def prometheus(target: str, native: bool = False) -> str:
-    """What it says about `target`, HOST:PORT of a scrape endpoint whose server has had calls."""
+    """What it reports about `target`, HOST:PORT of a scrape endpoint whose server has had calls."""
     need("prometheus")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

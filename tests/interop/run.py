@@ -71,9 +71,9 @@ class Result:
     evidence: str
 
 
-def curl(site: Site, *words: str | Path) -> str:
+def curl(site: Site, *arguments: str | Path) -> str:
     need("curl")
-    *flags, path = map(str, words)
+    *flags, path = map(str, arguments)
     return run(["curl", "-sS", "--fail-with-body", *flags, site.url + path])
 
 

@@ -192,9 +192,9 @@ CHANGES: dict[str, tuple[str, str, Change]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_directory_is_refused_by_name(bundle: Path, change: str) -> None:
-    check, words, apply = CHANGES[change]
+    check, message, apply = CHANGES[change]
     apply(bundle)
-    error = refused(bundle, check, words)
+    error = refused(bundle, check, message)
     assert len(error.message) > 20
 
 

@@ -40,10 +40,10 @@ WAV = made.sound()
         (made.image("JPEG"), "audio", "", "KIND_MISMATCH", ".data"),
         (made.image("JPEG"), None, "application/pdf", "MIME_UNSUPPORTED", ".mime"),
         (WAV, "image", "", "KIND_MISMATCH", ".data"),
-        ("words", "image", "", "KIND_MISMATCH", ".data"),
+        ("hum", "image", "", "KIND_MISMATCH", ".data"),
         (b"%PDF-1.7\n\0", None, "", "UNSUPPORTED_PDF", ".data"),
         (b"\1\2\3\0", None, "", "UNKNOWN_FORMAT", ".data"),
-        (b"words", "audio", "", "UNKNOWN_FORMAT", ".data"),
+        (b"hum", "audio", "", "UNKNOWN_FORMAT", ".data"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image", "", "UNSUPPORTED_POSTSCRIPT", ".data"),
     ],
 )
@@ -62,7 +62,7 @@ def test_mime_that_agrees_or_says_nothing_is_accepted(mime: str) -> None:
 # Text
 
 
-def test_text_comes_as_words_or_as_utf8() -> None:
+def test_text_comes_as_str_or_as_utf8() -> None:
     assert decode(Part(None, "Größe 3"), FIELD, LIMITS) == "Größe 3"
     assert decode(Part("text", "Größe 3".encode()), FIELD, LIMITS) == "Größe 3"
     assert decode(Part(None, b"plain", "text/plain; charset=utf-8"), FIELD, LIMITS) == "plain"

@@ -1,4 +1,4 @@
-"""Features say what they claim to, always under the same names, and cost no surprise."""
+"""Features measure what they claim to, always under the same names, and cost no surprise."""
 
 from __future__ import annotations
 

@@ -191,12 +191,12 @@ def test_weights_that_nobody_reads_are_left_out_and_others_refused(model: Any) -
     loaded = gemma.load_backbone(gemma_config(), tensors | unread, CPU, torch.float32)
     everything = [*loaded.model.parameters(), *loaded.model.buffers()]
     assert not any(tensor.is_meta or tensor.requires_grad for tensor in everything)
-    for wrong, words in (
+    for wrong, message in (
         ({n: t for n, t in tensors.items() if n != name.format(0)}, "missing"),
         (tensors | {"model.extra": torch.ones(1)}, "unknown"),
         (tensors | {name.format(0): torch.ones(2, 2)}, r"is \(2, 2\), not"),
     ):
-        with pytest.raises(BundleRefused, match=words):
+        with pytest.raises(BundleRefused, match=message):
             gemma.load_backbone(gemma_config(), wrong, CPU, torch.float32)
 
 
@@ -207,7 +207,7 @@ def _with(section: str, **values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "message"),
     [
         ({"model_type": "gemma3"}, "not gemma4"),
         (_with("audio_config"), "without audio_config"),
@@ -238,8 +238,8 @@ def _with(section: str, **values: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_could_not_be_exact_is_refused(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(BundleRefused, match=words):
+def test_what_could_not_be_exact_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleRefused, match=message):
         gemma_model.read_config(config)
 
 
@@ -358,8 +358,8 @@ def bundle(source: Path) -> Path:
     labels.write_text("run on\nwatch\tkeep an eye on it\nstop line\n")
     out = source.parent / "bundle"
     flags = ["--name", "gemma-2026.01", "--max-pixels", str(16 * 48**2), "--threads", "1"]
-    words = ["build", "--from", str(source), "--labels", str(labels), "--out", str(out), *flags]
-    assert main(words) == 0
+    arguments = ["build", "--from", str(source), "--labels", str(labels), "--out", str(out), *flags]
+    assert main(arguments) == 0
     return out
 
 
@@ -413,14 +413,14 @@ def test_every_medium_is_heard(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("stated", "message"),
     [({"patch_size": 14}, "patch_size 14"), ({"dither": 0.1}, "dither 0.1")],
 )
 def test_a_checkpoint_with_other_preprocessing_is_refused(
-    source: Path, stated: dict[str, Any], words: str
+    source: Path, stated: dict[str, Any], message: str
 ) -> None:
     read = checkpoint.read(source)
-    with pytest.raises(BundleRefused, match=words):
+    with pytest.raises(BundleRefused, match=message):
         from_checkpoint.preprocess(
             {**read.processor, **stated}, from_checkpoint.BuildOptions("x", {}), read.family
         )

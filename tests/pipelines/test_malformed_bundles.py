@@ -135,7 +135,7 @@ def test_what_is_put_back_loads(shared: Path) -> None:
         ('{"n": ' + "9" * 400 + "}", "n is a number of"),
     ],
 )
-def test_json_of_any_shape_is_refused_in_few_words(text: str, named: str) -> None:
+def test_json_of_any_shape_is_refused_with_a_short_message(text: str, named: str) -> None:
     with pytest.raises(BundleRefused) as caught:
         parse_json("labels.json", text.encode())
     assert caught.value.check == "format"

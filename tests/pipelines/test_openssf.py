@@ -51,8 +51,8 @@ def signed(bundle: Path, pair: tuple[Path, Path]) -> Path:
     return bundle
 
 
-def refused(bundle: Path, words: str, *public: Path) -> None:
-    with pytest.raises(BundleRefused, match=words):
+def refused(bundle: Path, message: str, *public: Path) -> None:
+    with pytest.raises(BundleRefused, match=message):
         openssf.check(read_contents(bundle), public)
 
 
@@ -118,13 +118,13 @@ SLIPS_PAST: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_what_slips_past_their_tool_is_refused(
     signed: Path, pair: tuple[Path, Path], slip: str
 ) -> None:
-    change, words = SLIPS_PAST[slip]
+    change, message = SLIPS_PAST[slip]
     change(signed)
     assert their_tool(signed, pair[1]), "otherwise this test proves nothing"
-    refused(signed, words, pair[1])
+    refused(signed, message, pair[1])
 
 
-def test_an_extra_file_is_refused_though_their_tool_can_be_told_to_ignore_it(
+def test_an_extra_file_is_refused_though_their_tool_can_ignore_it(
     signed: Path, pair: tuple[Path, Path]
 ) -> None:
     (signed / "golden" / "evil.txt").write_text("x")

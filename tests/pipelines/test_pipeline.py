@@ -26,8 +26,8 @@ def pipeline(tiny_bundle: Path) -> Pipeline:
     return pipelines.load(tiny_bundle, device="cpu", threads=1)
 
 
-def text(words: str) -> Part:
-    return Part("text", words)
+def text(content: str) -> Part:
+    return Part("text", content)
 
 
 PARTS = (

@@ -258,9 +258,9 @@ def test_inspect_shows_what_there_is(bundle: Path, capsys: Captured) -> None:
     assert facts["golden"][-1] == "audio+image+text"
     assert sum(facts["part_bytes"].values()) == sum(f["bytes"] for f in facts["files"].values())
     assert run("inspect", bundle) == 0
-    words = capsys.readouterr().out
-    assert "serves here" in words
-    assert "stop line" in words
+    output = capsys.readouterr().out
+    assert "serves here" in output
+    assert "stop line" in output
 
 
 def test_restamp_reports_what_it_did(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -343,7 +343,9 @@ def test_diff_against_the_running_code(bundle: Path, capsys: Captured) -> None:
         ["inspect", "x", "--flag"],
     ],
 )
-def test_wrong_usage_is_told_apart_from_a_refusal(arguments: list[str], capsys: Captured) -> None:
+def test_wrong_usage_has_another_exit_code_than_a_refusal(
+    arguments: list[str], capsys: Captured
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

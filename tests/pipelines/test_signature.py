@@ -47,8 +47,8 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
-def refused(bundle: Path, words: str, *trusted: TrustedKey) -> None:
-    with pytest.raises(BundleRefused, match=words) as caught:
+def refused(bundle: Path, message: str, *trusted: TrustedKey) -> None:
+    with pytest.raises(BundleRefused, match=message) as caught:
         read_contents(bundle, trusted=trusted)
     assert caught.value.check == "signature"
 

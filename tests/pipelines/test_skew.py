@@ -114,7 +114,7 @@ def test_a_mapped_file_written_to_changes_answers_and_a_replaced_one_does_not(
 
 
 def test_only_bytes_show_a_change_that_kept_the_time(bundle: Path, opened: Bundle) -> None:
-    """A file that the file system says is the one that was opened, and weights in memory."""
+    """A file that is, by the file system, the one that was opened, and weights in memory."""
     (bundle / "CARD.md").write_text("# other\n")
     identity = FileIdentity.of(os.stat(bundle / "CARD.md"))
     card = replace(opened.files["CARD.md"], identity=identity)

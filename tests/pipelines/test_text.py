@@ -1,4 +1,4 @@
-"""Prompts are what the template says, and nothing a user writes can change their structure."""
+"""Prompts follow the template, and nothing a user writes can change their structure."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[pb.Part, str, str, str]] = {
     "no format at all": (pb.Part(data=b"\1\2\3\0"), "data", "UNKNOWN_FORMAT", ""),
     "a format of others": (pb.Part(data=b"%PDF-1.7\n\0"), "data", "UNSUPPORTED_PDF", "pdftoppm"),
     "no bytes": (pb.Part(data=b""), "data", "EMPTY", ""),
-    "no words": (pb.Part(text=" \n"), "text", "TEXT_EMPTY", ""),
+    "blank text": (pb.Part(text=" \n"), "text", "TEXT_EMPTY", ""),
     "nan among samples": (pb.Part(data=sound_with_nan()), "data", "AUDIO_NOT_FINITE", ""),
     "nan as raw pcm": (pcm(b"\xff" * 64_000), "data", "AUDIO_NOT_FINITE", ""),
     "pcm without a rate": (pcm(b"\0" * 64_000, rate=0), "pcm", "AUDIO_RATE", ""),

@@ -49,8 +49,8 @@ def test_adding_again_changes_nothing(tmp_path: Path, a: Path) -> None:
     assert first.path.stat().st_mtime_ns == before
 
 
-def signed(source: Path, words: str) -> Path:
-    (source / "manifest.sig").write_text(words)
+def signed(source: Path, signature: str) -> Path:
+    (source / "manifest.sig").write_text(signature)
     return source
 
 
@@ -199,11 +199,11 @@ def test_what_is_not_a_bundle_is_reported(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
-    for name, words in (
+    for name, message in (
         ("nowhere", "it does not exist on the server's host"),
         ("file", "it is not a directory"),
         ("half", "it has no manifest.json; is it still being written"),
         ("other", "its manifest.json has no 'name'"),
     ):
-        with pytest.raises(StoreRefused, match=words):
+        with pytest.raises(StoreRefused, match=message):
             identify(tmp_path / name)

@@ -51,7 +51,7 @@ def even(random: np.random.Generator, _candidate: bool) -> tuple[float, float, b
 def run(
     row_of: Row, rows: int = 6000, share: float = 0.1, seed: int = 0
 ) -> tuple[CanaryAnalysis, list[tuple[Measure, ...]]]:
-    """The analysis at its end, and what it said every second of it (100 rows)."""
+    """The analysis at its end, and its result every second of it (100 rows)."""
     clock, random = Clock(), np.random.default_rng(seed)
     sticks = yardsticks(BUNDLE, BUNDLE)
     analysis, looks = CanaryAnalysis(sticks.before, sticks.now, clock), []
@@ -135,9 +135,9 @@ def test_what_turned_out_to_be_true_outweighs_confident_answers() -> None:
         analysis.learnt(FeedbackItem(str(number), label), FeedbackResult(str(number), JOINED))
     found = {m.name: m for m in analysis.measures()}["realised value"]
     assert found.verdict == "worse" and "EUR" in found.detail
-    told_twice = analysis.candidate.realised.n
+    reported_twice = analysis.candidate.realised.n
     analysis.learnt(FeedbackItem("8999", "ok"), FeedbackResult("8999", JOINED))
-    assert analysis.candidate.realised.n == told_twice
+    assert analysis.candidate.realised.n == reported_twice
 
 
 def test_more_wrong_answers_are_found_where_rare_disasters_hide_them_in_the_value() -> None:

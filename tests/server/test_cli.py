@@ -67,9 +67,9 @@ def test_parts_go_in_the_order_given(tiny_server: str, photo: str, capsys: Captu
         found: dict[str, float] = json.loads(out)["scores"]
         return found
 
-    first = scores("--text", "words", "--image", photo)
-    other = scores("--image", photo, "--text", "words")
-    assert first == pytest.approx(scores("--text", "words", "--image", photo), rel=1e-3)
+    first = scores("--text", "hum", "--image", photo)
+    other = scores("--image", photo, "--text", "hum")
+    assert first == pytest.approx(scores("--text", "hum", "--image", photo), rel=1e-3)
     assert first != pytest.approx(other, rel=1e-3)
 
 
@@ -187,13 +187,13 @@ def test_a_picture_is_read_from_standard_input(tiny_server: str, tmp_path: Path)
 
     command = [sys.executable, "-m", "server.main", "predict", "--server", tiny_server, "--json"]
     picture = made.image("PNG", Image.new("RGB", (64, 64), "red"))
-    words = ("--text", "hum", "--image", "-")
-    done = subprocess.run([*command, *words], cwd=ROOT, input=picture, capture_output=True)
+    arguments = ("--text", "hum", "--image", "-")
+    done = subprocess.run([*command, *arguments], cwd=ROOT, input=picture, capture_output=True)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "red.png"
     file.write_bytes(picture)
-    words = ("--text", "-", "--image", str(file))
-    same = subprocess.run([*command, *words], cwd=ROOT, input=b"hum", capture_output=True)
+    arguments = ("--text", "-", "--image", str(file))
+    same = subprocess.run([*command, *arguments], cwd=ROOT, input=b"hum", capture_output=True)
     assert json.loads(done.stdout)["scores"] == pytest.approx(
         json.loads(same.stdout)["scores"], rel=1e-3
     )

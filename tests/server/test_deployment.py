@@ -139,15 +139,15 @@ async def test_two_rollbacks_do_not_serve_what_was_rolled_back(tmp_path: Path) -
         await found.load("b", activate=True)
         await found.deployment.roll_back("worse")
         with pytest.raises(DeployRefused, match="was rolled back last: `server activate bbb"):
-            await found.deployment.roll_back("worse, says another")
+            await found.deployment.roll_back("worse, by another")
         with pytest.raises(DeployRefused, match="was rolled back last"):
-            await found.roll_back_cold("worse, says a third")
+            await found.roll_back_cold("worse, by a third")
         assert (await found.engine.predict(work("r", "x"))).stamp == A
         await found.deployment.activate(B)
         assert (await found.deployment.roll_back("again")).stamp == A
 
 
-async def test_what_cannot_be_activated_is_told_apart(tmp_path: Path) -> None:
+async def test_reasons_against_an_activation_are_distinguished(tmp_path: Path) -> None:
     async with site(tmp_path) as found:
         with pytest.raises(DeployRefused, match="aaaaaaaaaaaa is being served already"):
             await found.deployment.activate(A)

@@ -169,7 +169,7 @@ async def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> Non
         assert all([outcome.answer for outcome in await asyncio.gather(*accepted)])
 
 
-async def test_what_outlasts_the_grace_of_a_drain_is_told_so() -> None:
+async def test_what_outlasts_the_grace_of_a_drain_is_reported() -> None:
     async with running() as (engine, _):
         slow = asyncio.create_task(engine.predict(work("s", "sleep 2")))
         await asyncio.sleep(0.05)
@@ -189,7 +189,7 @@ async def test_the_snapshot_shows_replicas_with_their_evidence() -> None:
             assert all(e.source == "probe" and e.ok for e in replica.evidence)
 
 
-async def test_rows_past_their_deadline_end_even_if_the_replica_does_not_say_so() -> None:
+async def test_rows_past_their_deadline_end_even_if_the_replica_does_not_report_it() -> None:
     async with running() as (engine, _):
         began = time.monotonic()
         outcome = await engine.predict(work("s", "sleep 3", deadline=began + patience(0.1)))

@@ -50,13 +50,13 @@ def item(**fields: Any) -> pb.FeedbackItem:
     return pb.FeedbackItem(**({"prediction_id": KNOWN} | fields))
 
 
-async def tell(telemetry: Any, *items: pb.FeedbackItem) -> list[pb.FeedbackResult]:
+async def report(telemetry: Any, *items: pb.FeedbackItem) -> list[pb.FeedbackResult]:
     async with served(telemetry) as stub:
         return list((await stub.Feedback(pb.FeedbackRequest(items=items))).results)
 
 
 async def test_feedback_is_joined_corrected_or_known_already(telemetry: Telemetry) -> None:
-    found = await tell(
+    found = await report(
         telemetry,
         item(label="stop", observed_unix_ms=NOW_MS - 2000),
         item(label="stop", observed_unix_ms=NOW_MS - 2000),
@@ -74,7 +74,7 @@ async def test_feedback_is_joined_corrected_or_known_already(telemetry: Telemetr
 async def test_feedback_for_what_is_no_longer_kept_is_expired(telemetry: Telemetry) -> None:
     made_ms = NOW_MS - 40 * DAY_MS
     old = f"{made_ms:012x}7{0:019x}"
-    (found,) = await tell(telemetry, item(prediction_id=old, label="ok"))
+    (found,) = await report(telemetry, item(prediction_id=old, label="ok"))
     assert found.status == "expired"
 
 
@@ -96,7 +96,7 @@ async def test_a_bad_item_is_refused_by_its_field_and_the_others_are_taken(
     telemetry: Telemetry, fields: dict[str, Any], field: str
 ) -> None:
     good = item(prediction_id=record(1).prediction_id, label="ok")
-    first, bad, last = await tell(telemetry, good, item(**fields), good)
+    first, bad, last = await report(telemetry, good, item(**fields), good)
     assert (first.status, last.status) == ("joined", "duplicate")
     assert bad.status == "refused"
     assert (bad.fault.code, bad.fault.field) == ("INVALID_ARGUMENT", f"items[1].{field}")
@@ -118,20 +118,20 @@ async def test_an_item_that_cannot_be_read_spoils_no_other(telemetry: Telemetry)
 @pytest.mark.parametrize("count", [0, 1001])
 async def test_a_call_has_one_to_a_thousand_items(telemetry: Telemetry, count: int) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await tell(telemetry, *(item(label="ok") for _ in range(count)))
+        await report(telemetry, *(item(label="ok") for _ in range(count)))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (caught.value.details() or "").startswith("items")
 
 
 async def test_a_thousand_items_are_answered_in_order(telemetry: Telemetry) -> None:
     items = [item(prediction_id=f"{number:032x}", label="ok") for number in range(1000)]
-    found = await tell(telemetry, *items)
+    found = await report(telemetry, *items)
     assert [result.prediction_id for result in found] == [one.prediction_id for one in items]
 
 
 async def test_feedback_that_nobody_keeps_is_not_taken_silently() -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await tell(NullTelemetry("degraded: the disk is full"), item(label="ok"))
+        await report(NullTelemetry("degraded: the disk is full"), item(label="ok"))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "the disk is full" in (caught.value.details() or "")
 

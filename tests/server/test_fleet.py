@@ -175,14 +175,14 @@ async def test_the_verdict_names_mixed_stamps_and_servers_that_are_away(tmp_path
             assert not good and sentence == "1 of 2 serve; not: south"
 
 
-async def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = await command._run(_parsed(*words))
+async def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = await command._run(_parsed(*arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def _parsed(*words: str) -> argparse.Namespace:
-    found: argparse.Namespace = command.parser().parse_args(words)
+def _parsed(*arguments: str) -> argparse.Namespace:
+    found: argparse.Namespace = command.parser().parse_args(arguments)
     return found
 
 

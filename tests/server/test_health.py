@@ -74,7 +74,7 @@ async def test_health_watch_tells_each_change_once() -> None:
     async with listener(engine) as address, channel_to(address) as channel:
         call = health_pb2_grpc.HealthStub(channel).Watch(ask("trefoil.ready"))
         assert (await call.read()).status == SERVING
-        engine.become("DEGRADED")  # still serving: nothing to tell
+        engine.become("DEGRADED")  # still serving: nothing to report
         await asyncio.sleep(0)
         engine.become("NOT_READY")
         assert (await call.read()).status == NOT_SERVING

@@ -1,4 +1,4 @@
-"""Prediction ids sort by time and tell their day."""
+"""Prediction ids sort by time and contain their day."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
     assert work.deadline is not None and work.estimated_tokens > 0
 
 
-async def test_client_is_host_and_program_when_it_does_not_say_who_it_is() -> None:
+async def test_client_is_host_and_program_when_it_does_not_name_itself() -> None:
     engine = StandInEngine()
     async with listener(engine) as address, channel_to(address) as channel:
         await stubs.InferenceStub(channel).Predict(request(example("hum")))

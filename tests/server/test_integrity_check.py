@@ -95,7 +95,7 @@ class Clock:
 async def running(
     moved: Path, replicas: int = 1, interval_s: float = 0.05
 ) -> AsyncIterator[Engine]:
-    """An engine over stub replicas that say of themselves what `moved` says."""
+    """An engine over stub replicas that report what the file `moved` holds."""
     config = stub_config(warm_pool=replicas)
     stub = {"moved": moved, "skew-interval": interval_s}
     engine = Engine(config, stub_pool(config, **stub), Unkept())
@@ -184,9 +184,9 @@ async def test_a_new_process_that_is_what_it_loaded_ends_the_alert_of_the_one_be
     tmp_path: Path,
 ) -> None:
     moved = tmp_path / "moved"
-    for words, state in ((WEIGHTS, "firing"), ("", "resolved")):
+    for content, state in ((WEIGHTS, "firing"), ("", "resolved")):
         telemetry = Telemetry(TelemetrySettings(tmp_path / "data"))
-        moved.write_text(words)
+        moved.write_text(content)
         try:
             async with running(moved) as engine:
                 SkewAlert(engine, telemetry).look()

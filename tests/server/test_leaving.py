@@ -1,4 +1,4 @@
-"""A server that leaves: calls are served while health says that it goes; connections age."""
+"""A server that leaves: calls are served while health reports it; connections age."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def ends_at(at_unix_ms: int) -> Callable[[list[pb.WatchEvent]], bool]:
 
 
 async def refused(call: Any) -> tuple[str, str]:
-    """Code and words."""
+    """Code and message."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code().name, caught.value.details() or ""
@@ -185,7 +185,7 @@ async def test_an_interval_that_is_none_is_the_servers_own(interval_s: float) ->
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2.5 * DEFAULT_INTERVAL_S):
                 events.append(await call.read())
-    assert len(events) == 1, "nothing new was said, so the snapshot was not sent again"
+    assert len(events) == 1, "nothing changed, so the snapshot was not sent again"
 
 
 async def test_once_is_one_snapshot_that_moves_no_cursor(telemetry: Telemetry) -> None:
@@ -244,8 +244,8 @@ async def test_a_history_that_cannot_be_is_refused_by_its_field(
 ) -> None:
     async with observed(telemetry) as stub:
         call = stub.History(pb.HistoryRequest(**asked))
-        code, words = await refused(call.read())
-    assert code == "INVALID_ARGUMENT" and words.startswith(field)
+        code, message = await refused(call.read())
+    assert code == "INVALID_ARGUMENT" and message.startswith(field)
 
 
 async def test_samples_come_by_id_in_order_and_by_filter_newest_first(
@@ -294,11 +294,11 @@ async def test_samples_that_cannot_be_are_refused_by_their_field(
     telemetry: Telemetry, asked: dict[str, Any], field: str
 ) -> None:
     async with observed(telemetry) as stub:
-        code, words = await refused(stub.Samples(pb.SamplesRequest(**asked)))
-    assert code == "INVALID_ARGUMENT" and words.startswith(field)
+        code, message = await refused(stub.Samples(pb.SamplesRequest(**asked)))
+    assert code == "INVALID_ARGUMENT" and message.startswith(field)
 
 
-async def test_the_worst_slice_is_found_and_said_in_words(telemetry: Telemetry) -> None:
+async def test_the_worst_slice_is_found_and_described(telemetry: Telemetry) -> None:
     for number in range(1500):
         made = record(number)
         if number % 2:
@@ -307,14 +307,14 @@ async def test_the_worst_slice_is_found_and_said_in_words(telemetry: Telemetry) 
     telemetry.alerts()
     async with observed(telemetry) as stub:
         found = await stub.Slices(pb.SlicesRequest(measure="confidence"))
-        code, words = await refused(stub.Slices(pb.SlicesRequest(measure="beauty")))
+        code, message = await refused(stub.Slices(pb.SlicesRequest(measure="beauty")))
     assert found.rows_searched == 1500 and found.seconds > 0
     assert found.slices[0].expression == "site=b"
     assert "site" in found.slices[0].message and found.slices[0].error > 0.5
-    assert code == "INVALID_ARGUMENT" and words.startswith("measure")
+    assert code == "INVALID_ARGUMENT" and message.startswith("measure")
 
 
-# ---- what people say -----------------------------------------------------------------------------
+# ---- what people do ------------------------------------------------------------------------------
 
 
 async def test_an_alert_is_acknowledged_and_taken_back(telemetry: Telemetry) -> None:
@@ -329,7 +329,9 @@ async def test_an_alert_is_acknowledged_and_taken_back(telemetry: Telemetry) -> 
         nothing = await refused(stub.Acknowledge(pb.AcknowledgeRequest()))
     assert (taken.acknowledged_by, taken.acknowledged_note) == ("night shift", "on it")
     assert undone.acknowledged_by == ""
-    assert undone.history[-1].actor.startswith("127.0.0.1"), "who did not say is named by address"
+    assert undone.history[-1].actor.startswith("127.0.0.1"), (
+        "without a name the address is the actor"
+    )
     assert unknown[0] == "NOT_FOUND" and nothing[1].startswith("alert_id")
 
 
@@ -364,8 +366,8 @@ async def test_a_silence_that_does_not_end_or_says_nothing_is_refused(
 ) -> None:
     async with observed(telemetry) as stub:
         request = pb.SilenceRequest(matcher=matcher, until_unix_ms=until)
-        code, words = await refused(stub.Silence(request))
-    assert code == "INVALID_ARGUMENT" and words.startswith(field)
+        code, message = await refused(stub.Silence(request))
+    assert code == "INVALID_ARGUMENT" and message.startswith(field)
 
 
 async def test_a_server_without_telemetry_shows_nothing_and_takes_nothing() -> None:
@@ -373,6 +375,6 @@ async def test_a_server_without_telemetry_shows_nothing_and_takes_nothing() -> N
         (event,) = [event async for event in stub.Watch(pb.WatchRequest(once=True))]
         assert await history(stub) == []
         assert not (await stub.Samples(pb.SamplesRequest())).samples
-        code, words = await refused(stub.Acknowledge(pb.AcknowledgeRequest(alert_id="a")))
+        code, message = await refused(stub.Acknowledge(pb.AcknowledgeRequest(alert_id="a")))
     assert event.snapshot.state == pb.READY and event.snapshot.telemetry_state == "off"
-    assert code == "FAILED_PRECONDITION" and "TELEMETRY_OFF" in words
+    assert code == "FAILED_PRECONDITION" and "TELEMETRY_OFF" in message

@@ -146,7 +146,7 @@ def wrong_type() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("request_", "message"),
     [
         (broken_length(), "inputs[image]: element 0 claims 1179011410 bytes, 4 are left"),
         (both_contents(), "raw_input_contents: "),
@@ -162,10 +162,10 @@ def wrong_type() -> Any:
         (infer(), "inputs: "),
     ],
 )
-async def test_bad_tensors_are_refused_in_the_callers_terms(request_: Any, words: str) -> None:
+async def test_bad_tensors_are_refused_in_the_callers_terms(request_: Any, message: str) -> None:
     error = await refused(StandInEngine(), request_)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details().startswith(words)
+    assert error.details().startswith(message)
     assert dict(error.trailing_metadata())["trefoil-stamp"] == STAMP
 
 

@@ -121,7 +121,9 @@ def secured(folder: Path, data: Path) -> ServerConfig:
     )
 
 
-def test_tokens_with_a_data_folder_that_cannot_be_written_serve_and_say_so(tmp_path: Path) -> None:
+def test_tokens_with_a_data_folder_that_cannot_be_written_serve_and_raise_an_alert(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").write_text("")
     access = access_control.access_of(secured(tmp_path, tmp_path / "file" / "data"))
     (line,) = access.messages

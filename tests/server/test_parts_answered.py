@@ -27,11 +27,11 @@ ANIMATION = made.image("GIF", FRAMES[0], save_all=True, append_images=FRAMES[1:]
 def test_client_gets_it_for_predict_and_generate(tiny_server: str) -> None:
     parts = (text("hum"), image(ANIMATION), audio(made.wav_claiming(0xFFFFFFFF)))
     with Client(tiny_server) as client:
-        words, picture, sound = client.predict(*parts).parts_used
+        text_part, picture, sound = client.predict(*parts).parts_used
         reported = client.generate(*parts, max_new_tokens=2).read_all().parts_used
-    assert reported == (words, picture, sound)
-    assert (words.modality, words.cut) == ("text", False)
-    assert 0 < words.tokens_used == words.tokens_sent
+    assert reported == (text_part, picture, sound)
+    assert (text_part.modality, text_part.cut) == ("text", False)
+    assert 0 < text_part.tokens_used == text_part.tokens_sent
     assert (picture.cut, picture.frames_sent) == (True, 2)
     assert (picture.width_sent, picture.height_sent) == (64, 48) and picture.width_used > 0
     assert (sound.cut, sound.warning, sound.channels_sent) == (False, "LENGTH_UNKNOWN", 1)
@@ -92,9 +92,9 @@ def test_command_line_prints_what_was_not_used(run: Run, animation: str) -> None
     assert code == 0 and "part 1   image: first of 2 pictures used" in out
     assert "part 0" not in out
     _, out, _ = run("--text", "hum", "--image", animation, "--json")
-    words, picture = json.loads(out)["parts_used"]
+    text_part, picture = json.loads(out)["parts_used"]
     assert json.loads(out)["parts_cut"] == 1
-    assert words["tokens_used"] == words["tokens_sent"] and "frames_sent" not in words
+    assert text_part["tokens_used"] == text_part["tokens_sent"] and "frames_sent" not in text_part
     assert picture["cut"] is True and picture["frames_sent"] == 2
 
 
@@ -128,9 +128,10 @@ def test_open_inference_protocol_has_it_as_an_output(tiny_server: str) -> None:
     (output,) = response.outputs
     assert (output.name, output.datatype, list(output.shape)) == ("parts_used", "BYTES", [1, 1])
     (row,) = bytes_elements(response.raw_output_contents[0], 1, "parts_used")
-    words, picture = json.loads(row)
-    assert words["modality"] == "text" and words["tokens_used"] == words["tokens_sent"] > 0
-    assert "frames_sent" not in words and words["cut"] is False
+    text_part, picture = json.loads(row)
+    assert text_part["modality"] == "text"
+    assert text_part["tokens_used"] == text_part["tokens_sent"] > 0
+    assert "frames_sent" not in text_part and text_part["cut"] is False
     assert (picture["modality"], picture["cut"], picture["frames_sent"]) == ("image", True, 2)
     assert response.parameters["parts_cut"].int64_param == 1
 

@@ -35,7 +35,7 @@ from tests.support.kept_rows import Kept, until
 from tests.support.secure_listener import SecureSite, secure_listener
 from tests.support.telemetry_bench import SCHEMA, Clock, bundle, record
 
-SECRET = b"\x0a\x0bwhat a caller said" * 40  # begins as a serialized Example does
+SECRET = b"\x0a\x0bwhat a caller sent" * 40  # begins as a serialized Example does
 OLD, NEW = (PayloadKeys((PayloadKey.of(bytes([n]) * 32),)) for n in (1, 2))
 BOTH = PayloadKeys((*NEW.keys, *OLD.keys))
 ID = record(0).prediction_id
@@ -80,7 +80,7 @@ def test_payloads_are_in_no_file_in_plain_and_come_back_with_their_key(tmp_path:
         assert (row.example, row.locked) == (SECRET, "")
     assert stored(tmp_path)[0].startswith(payload_keys.MAGIC + OLD.keys[0].id)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files and not any(b"what a caller said" in path.read_bytes() for path in files)
+    assert files and not any(b"what a caller sent" in path.read_bytes() for path in files)
 
 
 def test_a_rotated_key_reads_what_the_old_one_wrote_and_writes_with_the_new_one(

@@ -1,4 +1,4 @@
-"""The committed stubs are what the .proto files say, and `proto` stays a namespace directory."""
+"""The committed stubs match the .proto files, and `proto` stays a namespace directory."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_bytes_are_bounded_but_an_empty_queue_takes_any_row() -> None:
     assert q.add(small) is small
 
 
-def test_take_passes_over_what_is_skipped_and_stops_where_told() -> None:
+def test_take_passes_over_what_is_skipped_and_stops_where_asked() -> None:
     q = queue()
     for name in "abc":
         q.add(entry(work(name)))

@@ -192,9 +192,9 @@ async def test_what_serves_or_is_unknown_is_not_rehearsed(tmp_path: Path) -> Non
 
 async def test_it_ends_when_its_bundle_is_activated_or_discarded(tmp_path: Path) -> None:
     async with serving(tmp_path, Kept(400, "sleep 0.02")) as site:
-        for order, words in (("discard", "discarded"), ("activate", "activated meanwhile")):
+        for order, message in (("discard", "discarded"), ("activate", "activated meanwhile")):
             await site.load()
-            with pytest.raises(DeployRefused, match=words):
+            with pytest.raises(DeployRefused, match=message):
 
                 def interfere(_step: object, order: str = order) -> None:
                     if order == "discard":
@@ -204,7 +204,7 @@ async def test_it_ends_when_its_bundle_is_activated_or_discarded(tmp_path: Path)
                         site.engine.pool_set.activate(NEW)
 
                 await site.rehearsal_service.rehearse(NEW, "", Wanted(400), interfere)
-            assert words in site.journal[-1][2]
+            assert message in site.journal[-1][2]
         assert (await site.engine.predict(work("a", "x"))).stamp == NEW
 
 

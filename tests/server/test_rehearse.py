@@ -52,8 +52,8 @@ def variant(path: Path, **changes: Any) -> str:
     return str(path)
 
 
-def rehearse(capsys: Captured, address: str, *words: str) -> tuple[int, dict[str, Any]]:
-    code = main(["rehearse", *words, "--json", "--server", address])
+def rehearse(capsys: Captured, address: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = main(["rehearse", *arguments, "--json", "--server", address])
     out, err = capsys.readouterr()
     assert out, err
     return code, json.loads(out)
@@ -162,7 +162,7 @@ def test_a_bundle_that_answers_otherwise_is_refused(
     assert (code, found["verdict"]) == (1, "refuse")
     assert "of the answers change" in found["reason"]
     assert {part["slice"] for part in found["slices"]} == {"site=a", "site=b"}
-    assert any(words.startswith("site=") for words in found["messages"])
+    assert any(message.startswith("site=") for message in found["messages"])
 
 
 def test_a_slower_bundle_is_refused(asked_server: str, tmp_path: Path, capsys: Captured) -> None:

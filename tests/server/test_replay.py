@@ -98,8 +98,8 @@ def test_categories_are_named_and_features_of_another_schema_are_not_guessed() -
 @pytest.fixture(scope="module")
 def kept(tiny_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of a prediction whose payload tiny_server has kept."""
-    words = ["predict", "--server", tiny_server, "--text", "hum", "--slice", "site=b", "--json"]
-    done = subprocess.run([sys.executable, "-m", "server.main", *words], capture_output=True)
+    arguments = ["predict", "--server", tiny_server, "--text", "hum", "--slice", "site=b", "--json"]
+    done = subprocess.run([sys.executable, "-m", "server.main", *arguments], capture_output=True)
     return str(json.loads(done.stdout)["prediction_id"])
 
 
@@ -120,12 +120,12 @@ def test_the_running_server_gives_the_same_answer_again(
     assert "the same answer" in out and "site=b" in out and "text.chars" in out
 
 
-def test_another_bundle_is_told_apart(
+def test_another_bundle_is_recognised(
     tiny_server: str, kept: str, tmp_path: Path, capsys: Captured
 ) -> None:
     other = make_bundle(tmp_path / "other", seed=1)
-    words = ("replay", "--server", tiny_server, kept, "--bundle", str(other))
-    code, out, _ = asked(capsys, *words, "--json")
+    arguments = ("replay", "--server", tiny_server, kept, "--bundle", str(other))
+    code, out, _ = asked(capsys, *arguments, "--json")
     found = json.loads(out)
     lines = {line["name"]: line for line in found["lines"]}
     assert code == 0 and not found["same"]

@@ -73,14 +73,14 @@ def test_a_pool_too_large_for_a_device_or_for_the_host_is_refused_with_numbers()
     assert "4 replicas need" in host.misfit(6 * gib, 4, (24 * gib, "available"))
 
 
-def test_the_kernels_own_kills_are_told_from_others(tmp_path: Path) -> None:
+def test_the_kernels_own_kills_are_distinguished_from_others(tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
     assert host.oom_kills(vmstat) == 0
     vmstat.write_text("oom_pages 9\noom_kill 3\n")
     assert host.oom_kills(vmstat) == 3
 
 
-def test_cores_are_divided_among_replicas_unless_told_otherwise() -> None:
+def test_cores_are_divided_among_replicas_unless_set_otherwise() -> None:
     assert placement.threads_for(0, 2, (8, "8 cores")) == (4, "8 cores / 2 replicas")
     assert placement.threads_for(0, 4, (2, ""))[0] == 1
     assert placement.threads_for(3, 2, (8, "")) == (3, "as configured")

@@ -24,7 +24,7 @@ def penalty(time: Sleeper, **bounds: float) -> RetryPenalty:
     return RetryPenalty(clock=time, sleep=time.sleep, **bounds)  # type: ignore[arg-type]
 
 
-async def test_a_hurried_call_waits_until_the_time_its_connection_was_told() -> None:
+async def test_a_hurried_call_waits_until_the_time_its_connection_was_given() -> None:
     time = Sleeper()
     retry_penalty = penalty(time)
     assert not await retry_penalty.hold("a", None)
@@ -34,7 +34,7 @@ async def test_a_hurried_call_waits_until_the_time_its_connection_was_told() -> 
     assert time.slept == [0.4]
 
 
-async def test_a_caller_who_waits_as_told_is_never_held() -> None:
+async def test_a_caller_who_waits_as_asked_is_never_held() -> None:
     time = Sleeper()
     retry_penalty = penalty(time)
     for _ in range(3):

@@ -123,7 +123,7 @@ async def test_a_second_replica_that_turns_out_bad_brings_both_old_ones_back(
         found.room = FULLER
         async with Callers(found) as callers:
             with pytest.raises(DeployRefused, match="stamp"):
-                # Its second replica says another stamp than the first.
+                # Its second replica reports another stamp than the first.
                 await found.load("b", "changed", activate=True, swap="rolling")
         assert callers.stamps["b"] and callers.stamps["a"], "the first one had served"
         await until(lambda: found.engine.snapshot().state == "READY")

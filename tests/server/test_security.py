@@ -304,7 +304,7 @@ def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("arguments", "output"),
     [
         (["--tls-ca", "ca.pem", "--tls-cert", "client-admin.pem"], "belong together"),
         (["--tls-ca", "ca.pem", "--tls-key", "client-admin.key"], "belong together"),
@@ -314,10 +314,10 @@ def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_half_a_certificate_is_wrong_usage_and_not_an_abort(
-    words: list[str], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority.make(tmp_path, ["localhost"], NOW)
-    there = [word if word.startswith("--") else str(tmp_path / word) for word in words]
+    there = [word if word.startswith("--") else str(tmp_path / word) for word in arguments]
     with pytest.raises(SystemExit) as ended:
         command(["status", "--server", "localhost:1", *there])
     assert ended.value.code == 2

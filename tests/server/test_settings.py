@@ -18,8 +18,8 @@ from tests.support.running import ROOT, asked
 Captured = pytest.CaptureFixture[str]
 
 
-def read(*words: str, **environment: str) -> Settings:
-    return settings_of(parser(), words, environment)
+def read(*arguments: str, **environment: str) -> Settings:
+    return settings_of(parser(), arguments, environment)
 
 
 def test_a_flag_comes_before_the_environment_the_file_and_the_default(tmp_path: Path) -> None:
@@ -75,36 +75,36 @@ def test_a_wrong_variable_and_a_missing_file_are_exit_2(
 
 
 def test_what_is_printed_can_be_read_back(tmp_path: Path, capsys: Captured) -> None:
-    words: tuple[str, ...] = (
+    arguments: tuple[str, ...] = (
         "--name",
         'a "b" \\ c',
         "--no-memory-check",
         "--sample-share",
         "0.0512345678",
     )
-    words += ("--simulated-time", "2026-11-02T00:00Z,4000", "--tls-cert", "a b.pem")
-    words += ("--max-message-mb", "2.5", "--on-alert", "page --to 7")
-    code, out, _ = asked(capsys, *words, "--print-config")
+    arguments += ("--simulated-time", "2026-11-02T00:00Z,4000", "--tls-cert", "a b.pem")
+    arguments += ("--max-message-mb", "2.5", "--on-alert", "page --to 7")
+    code, out, _ = asked(capsys, *arguments, "--print-config")
     assert code == 0 and "warm-pool = 1  # default" in out and 'listen = "' in out
     assert tomllib.loads(out)["no-memory-check"] is True
     file = tmp_path / "printed.toml"
     file.write_text(out)
     again = read("--config", str(file))
-    assert again.config == read(*words).config
+    assert again.config == read(*arguments).config
     assert tomllib.loads(as_toml(again)) == tomllib.loads(out)
 
 
 @pytest.mark.parametrize("command", ["server", "pipelines", "console"])
 def test_each_command_has_a_version(command: str) -> None:
     module = "console.app.main" if command == "console" else f"{command}.main"
-    words = [sys.executable, "-m", module, "--version"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    arguments = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"{command} 0.1"), done.stderr
 
 
 def test_help_states_the_order(capsys: Captured) -> None:
     _, out, _ = asked(capsys, "--help")
-    assert "A flag comes before the environment" in out and "TREFOIL_WARM_POOL" in out
+    assert "Flags take precedence over the environment" in out and "TREFOIL_WARM_POOL" in out
 
 
 def test_a_command_that_does_not_exist_names_the_one_that_is_alike(capsys: Captured) -> None:

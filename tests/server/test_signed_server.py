@@ -87,8 +87,8 @@ def place(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert server.stop() == 0
 
 
-def asked(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    code = main(list(words))
+def asked(capsys: Captured, *arguments: str) -> tuple[int, str, str]:
+    code = main(list(arguments))
     output = capsys.readouterr()
     return code, output.out, output.err
 
@@ -112,11 +112,11 @@ def test_who_vouched_is_shown(place: Place, capsys: Captured) -> None:
     assert f"signed   by key {read_public(place.public).id}" in out
 
 
-def variant(place: Place, tmp_path: Path, words: str) -> Path:
+def variant(place: Place, tmp_path: Path, title: str) -> Path:
     """Another bundle: the same weights, another card."""
     made = Path(shutil.copytree(place.bundle, tmp_path / "variant"))
     (made / "manifest.sig").unlink()
-    (made / "CARD.md").write_text(f"# {words}\n")
+    (made / "CARD.md").write_text(f"# {title}\n")
     reseal(made)
     return made
 
@@ -148,7 +148,7 @@ class Watched:
         self.alert = pb.AlertRow()
 
     async def until(self, *names: str, state: int, alert: str, severity: str = "") -> None:
-        """Every replica names exactly these, the server says `state`, the skew alert is `alert`."""
+        """Every replica names exactly these, the server is `state`, the skew alert is `alert`."""
         async with asyncio.timeout(patience(WITHIN_S)):
             while not (
                 self._moved() == sorted(names)

@@ -35,7 +35,7 @@ def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
         (("--since", "tomorrow"), "expected a date, a time or an age"),
         (("--measure", "anger"), "invalid choice"),
@@ -43,7 +43,7 @@ def test_the_worst_comes_first_and_nothing_in_it_reaches_the_terminal() -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused(
-    words: tuple[str, str], says: str, capsys: Captured
+    arguments: tuple[str, str], message: str, capsys: Captured
 ) -> None:
-    code, _, err = asked(capsys, "slices", *words)
-    assert code == 2 and says in err
+    code, _, err = asked(capsys, "slices", *arguments)
+    assert code == 2 and message in err

@@ -107,8 +107,8 @@ def test_a_reader_that_goes_away_later_does_not_keep_a_server_alive(
 
 def test_a_closed_output_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "bundles").mkdir()
-    words = f"{sys.executable} -m server.main bundles --data {tmp_path} >&- 2>&- <&-"
-    assert subprocess.run(["sh", "-c", words], cwd=ROOT).returncode == 0
+    command = f"{sys.executable} -m server.main bundles --data {tmp_path} >&- 2>&- <&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("of", ["server", "pipelines"])
@@ -116,9 +116,11 @@ def test_output_that_is_lost_is_reported_with_an_exit_code(
     of: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bundles").mkdir()
-    words = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}[of]
+    arguments = {"server": ["bundles", "--data", tmp_path], "pipelines": ["inspect", tiny_bundle]}[
+        of
+    ]
     with full_disk() as stream:
-        command = [sys.executable, "-m", f"{of}.main", *map(str, words)]
+        command = [sys.executable, "-m", f"{of}.main", *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 74
     assert done.stderr == f"{of}: cannot write the output: No space left on device\n"

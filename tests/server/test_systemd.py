@@ -39,14 +39,14 @@ class Receiver:
         self._thread.start()
 
     def _read(self) -> None:
-        while words := self._socket.recv(ENOUGH):
+        while text := self._socket.recv(ENOUGH):
             with self._came:
-                self.heard.append(words.decode())
+                self.heard.append(text.decode())
                 self._came.notify_all()
 
-    def wait_for(self, words: str, within_s: float = 20.0) -> None:
+    def wait_for(self, text: str, within_s: float = 20.0) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: words in self.heard, patience(within_s)), self.heard
+            assert self._came.wait_for(lambda: text in self.heard, patience(within_s)), self.heard
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
@@ -138,12 +138,12 @@ def test_a_whole_life_is_notified_in_order(
     stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=42000000"  # 5 s of lame duck, 7 of grace, 30
     manager.wait_for("STATUS=drained")
     heard = manager.heard
-    first = next(i for i, words in enumerate(heard) if words.startswith("STATUS=listening on"))
-    warming = next(i for i, words in enumerate(heard) if words.startswith("STATUS=replica 0"))
+    first = next(i for i, line in enumerate(heard) if line.startswith("STATUS=listening on"))
+    warming = next(i for i, line in enumerate(heard) if line.startswith("STATUS=replica 0"))
     assert first < warming < heard.index("READY=1") < heard.index(stopping)
     assert heard.index(stopping) < heard.index("STATUS=drained")
     assert heard.count("READY=1") == heard.count(stopping) == 1
-    assert not any(words.startswith("WATCHDOG") for words in heard)  # nobody asked
+    assert not any(line.startswith("WATCHDOG") for line in heard)  # nobody asked
 
 
 def test_a_refusal_is_notified_too(manager: Receiver, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_more_changes_than_both_could_err_prove_the_candidate_worse() -> None:
     found = judged(pairs)
     assert found.word == "refuse" and "wrong in about 10 % only" in found.reason
     fewer = judged(same(160) + [pair("ok", "stop") for _ in range(20)])
-    assert fewer.word == "hold" and "whether they are better is unknown" in fewer.reason
+    assert fewer.word == "hold" and "it is unknown whether they are better" in fewer.reason
 
 
 def test_another_model_is_refused_however_bad_the_active_one_is() -> None:
@@ -202,8 +202,8 @@ def test_a_change_hidden_in_one_slice_holds_and_is_described() -> None:
     assert found.word == "hold" and "in site=b" in found.reason
     columns = columns_of(pairs, sticks(), TOLERANCE)
     worst = by_slice(columns, pairs)[0]
-    words = slice_line(worst, comparison_of(columns), "")
-    assert words.startswith("site=b: 50.0 % (") and "1.5 % of all" in words
+    line = slice_line(worst, comparison_of(columns), "")
+    assert line.startswith("site=b: 50.0 % (") and "1.5 % of all" in line
 
 
 def test_other_labels_and_another_confidence_are_held() -> None:

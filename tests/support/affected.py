@@ -123,8 +123,10 @@ def _wanted(node: ast.AST, package: str) -> list[str]:
     return []
 
 
-def _git(root: Path, *words: str, check: bool = True) -> list[str]:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=check)
+def _git(root: Path, *arguments: str, check: bool = True) -> list[str]:
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=check
+    )
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 

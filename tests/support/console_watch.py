@@ -57,7 +57,7 @@ class ConsoleWatch:
                 return time.monotonic() - began
         return math.nan
 
-    def says(self, *parts: str, within_s: float) -> float:
+    def shows(self, *parts: str, within_s: float) -> float:
         """Seconds until the headline has all of these."""
         return self.until(lambda _: all(part in self.headline for part in parts), within_s)
 

@@ -118,7 +118,7 @@ LINES: tuple[tuple[str, Callable[[Record, str], bool]], ...] = (
     )),
 )  # fmt: skip
 
-# Line, and what its refusal says.
+# Line, and the message of its refusal.
 REFUSED: tuple[tuple[str, str], ...] = (
     ("conf", "write a name, one of = != < <= > >= ~ and a value, or a flag"),
     ("conf<", "'' is not a number"),

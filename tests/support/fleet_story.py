@@ -1,5 +1,5 @@
 """A fleet with one of everything that goes wrong, as rows of the Observe stream. Drawn from seeded
-generators, so that two runs tell the same story around the moment they start."""
+generators, so that two runs have the same story around the moment they start."""
 
 from __future__ import annotations
 

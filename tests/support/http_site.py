@@ -79,11 +79,11 @@ async def http_site(
         await listener.stop(0)
 
 
-async def curl(*words: str | Path, data: bytes = b"") -> Reply:
+async def curl(*arguments: str | Path, data: bytes = b"") -> Reply:
     """The last answer that curl was given; `data` is its standard input."""
     assert CURL is not None
     process = await asyncio.create_subprocess_exec(
-        *(CURL, "-sS", "-i", *map(str, words)),
+        *(CURL, "-sS", "-i", *map(str, arguments)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

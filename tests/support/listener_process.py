@@ -52,7 +52,7 @@ class PacedEngine(StandInEngine):
 
 
 @contextmanager
-def edge_processes(*flags: Sequence[str]) -> Iterator[list[Program]]:
+def listener_processes(*flags: Sequence[str]) -> Iterator[list[Program]]:
     """One for each set of flags, started side by side; killed at the end if they still run."""
     with ExitStack() as stack:
         started = [stack.enter_context(_started(each)) for each in flags]

@@ -160,11 +160,11 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             rows.append(("latency", "critical", 155, "p99 812 ms over the 250 ms objective"))
             rows.append(("readiness", "warning", 160, who.reason))
         if who.drifts and who.name.startswith("gpu-01"):
-            words = "audio.snr_db at site=b: excess KL 0.43 > 0.15, n 2,600"
-            rows.append(("drift", "critical", 150, words))
+            sentence = "audio.snr_db at site=b: excess KL 0.43 > 0.15, n 2,600"
+            rows.append(("drift", "critical", 150, sentence))
         if "preprocessing" in who.odd_parts:
             rows.append(("skew", "high", 269, "preprocessing differs from the fleet"))
-        for kind, severity, ago, words in rows:
+        for kind, severity, ago, sentence in rows:
             row = observe_pb2.AlertRow(
                 id=f"{who.name}-{kind}",
                 key=f"{kind}/{who.name}",
@@ -174,7 +174,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
                 opened_unix_ms=ms(ago),
                 last_unix_ms=ms(0),
                 stamp=story.stamp_of(who),
-                summary=words,
+                summary=sentence,
                 features=["audio.snr_db", "out.confidence"] if kind == "drift" else [],
                 slices=["site=b"] if kind == "drift" else [],
             )

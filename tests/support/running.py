@@ -86,7 +86,7 @@ async def until(happened: Callable[[], object], within_s: float = 20.0) -> None:
 
 @dataclass(slots=True)
 class Program:
-    """`python -m server.main` as a process; `lines` is what it has said."""
+    """`python -m server.main` as a process; `lines` is its output."""
 
     process: subprocess.Popen[str]
     address: str = ""
@@ -119,20 +119,20 @@ def program(
     """The whole server on a free port, ready; killed at the end if it still runs. Its telemetry
     goes to a folder of its own unless `flags` name one. `root` holds the packages it runs."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("--listen", "127.0.0.1:0", "--data", folder, *flags)
-        with _program(words, root, environment, ready_within_s) as running:
+        arguments = ("--listen", "127.0.0.1:0", "--data", folder, *flags)
+        with _program(arguments, root, environment, ready_within_s) as running:
             yield running
 
 
 @contextmanager
 def _program(
-    words: Sequence[str],
+    arguments: Sequence[str],
     root: Path,
     environment: Mapping[str, str] | None,
     ready_within_s: float,
 ) -> Iterator[Program]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "server.main", *words],
+        [sys.executable, "-m", "server.main", *arguments],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
@@ -162,10 +162,10 @@ def reading(running: Program, ready_within_s: float = READY_WITHIN_S) -> Iterato
         process.stdout.close()
 
 
-def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and error of `server WORDS`, run in this process."""
     try:
-        code = main(words)
+        code = main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
     captured = capsys.readouterr()

@@ -1,5 +1,5 @@
-"""What the servers of the simulated fleet say of their answers: features and their profiles, drift,
-quality, worst slices."""
+"""What the servers of the simulated fleet report about their answers: features and their
+profiles, drift, quality, worst slices."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def quality_rows(who: Character, hour_s: int) -> Iterator[observe_pb2.WatchEvent
                 n=n, sum_confidence=n * mean, sum_correct=n * max(0.0, mean - drop / 2)
             )
         yield observe_pb2.WatchEvent(quality=row)
-    for number, (expression, words, error) in enumerate(
+    for number, (expression, message, error) in enumerate(
         (
             ("site=b audio.snr_db<11", "sounds quieter than 11 dB SNR from site b", 0.31),
             ("site=b", "everything from site b", 0.17),
@@ -167,7 +167,7 @@ def quality_rows(who: Character, hour_s: int) -> Iterator[observe_pb2.WatchEvent
         yield observe_pb2.WatchEvent(
             slice=observe_pb2.SliceRow(
                 expression=expression,
-                message=words,
+                message=message,
                 support=900 - 200 * number,
                 share=0.1 - 0.02 * number,
                 error=error,

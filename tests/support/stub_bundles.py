@@ -1,4 +1,4 @@
-"""Bundles of a store whose replicas are stubs: their name says how they behave.
+"""Bundles of a store whose replicas are stubs: their name sets how they behave.
 
 `right`, `slow`, `wrong` are probes; `flaky` refuses every second row, `refused` is refused at load,
 the second replica of `changed` finds another stamp.
@@ -50,7 +50,7 @@ def stub_of(config: ServerConfig) -> Pool:
 class Site:
     """A server without its listener: engine, store and deployment, and the deploys they recorded.
 
-    `room` is what the host is said to have left.
+    `room` is the free space that the host reports.
     """
 
     engine: Engine

@@ -1,6 +1,6 @@
 """A replica process with a small model of its own: `python -m tests.support.stub_replica`.
 
-The first text of an example says what happens to it. Words: `sleep S` in the forward, `slow S` in
+The first text of an example sets what happens to it. Words: `sleep S` in the forward, `slow S` in
 decoding, `bad` input, `boom` (an exception in the forward), `die` (the process ends), `die later`
 (after a token was sent). The label of an answer is the process id, its confidence the number of
 rows decoded so far.
@@ -184,8 +184,8 @@ class StubChange:
 
 
 class StubWatch:
-    """Says what a file says: one line an item, `kind name now|later words...`; no file: nothing.
-    A file that says `broken` cannot be looked at. `verify` says one thing more than `look`."""
+    """Reports what a file holds: one line an item, `kind name now|later message`; no file: nothing.
+    A file that holds `broken` cannot be looked at. `verify` reports one thing more than `look`."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
@@ -197,8 +197,8 @@ class StubWatch:
         for line in self._path.read_text().splitlines():
             if line == "broken":
                 raise RuntimeError("it is broken")
-            kind, name, when, words = line.split(maxsplit=3)
-            found.append(StubChange(kind, name, words, when == "now"))
+            kind, name, when, message = line.split(maxsplit=3)
+            found.append(StubChange(kind, name, message, when == "now"))
         return found
 
     def verify(self, disk: bool) -> list[StubChange]:

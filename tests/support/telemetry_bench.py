@@ -27,7 +27,7 @@ VALUE = {t: {p: 1.0 if t == p else -5.0 for p in LABELS} for t in LABELS}
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """Seconds that pass when the test sets them."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now

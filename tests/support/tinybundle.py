@@ -163,7 +163,7 @@ def thinker_config() -> dict[str, Any]:
 
 
 def thinker_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights under the names checkpoints use, scaled up so that inputs tell in the scores
+    """Random weights under the names checkpoints use, scaled up so that inputs show in the scores
     (at the library's 0.02 all rows would answer nearly alike)."""
     tensors = thinker.tensors_of(thinker.fresh(thinker.read_config(thinker_config()), seed))
     return {
@@ -212,8 +212,8 @@ def wav(seconds: float = 0.4, rate: int = 16000, frequency: float = 440.0) -> by
     return out.getvalue()
 
 
-def refused(path: Path, check: str, words: str = ".") -> BundleRefused:
-    with pytest.raises(BundleRefused, match=words) as caught:
+def refused(path: Path, check: str, message: str = ".") -> BundleRefused:
+    with pytest.raises(BundleRefused, match=message) as caught:
         Bundle.open(path)
     assert caught.value.check == check, str(caught.value)
     return caught.value

@@ -38,7 +38,7 @@ class Reported:
         self.steps: list[Transition] = []
         self.book = AlertBook(self.steps.append)
 
-    def words(self) -> list[str]:
+    def shown(self) -> list[str]:
         return [f"{t.step.from_state}>{t.step.to_state}{'!' if t.page else ''}" for t in self.steps]
 
 
@@ -46,10 +46,10 @@ def test_an_alert_waits_until_confirmed_then_fires_once() -> None:
     reported = Reported()
     for minute in range(5):
         reported.book.update([MAYBE], NOW + 60 * minute)
-    assert reported.words() == [] and reported.book.rows()[0].state == "pending"
+    assert reported.shown() == [] and reported.book.rows()[0].state == "pending"
     for minute in range(5, 9):
         reported.book.update([BAD], NOW + 60 * minute)
-    assert reported.words() == ["pending>firing!"]
+    assert reported.shown() == ["pending>firing!"]
     row = reported.book.rows()[0]
     assert (row.state, row.opened_unix_ms) == ("firing", int(NOW * 1000))
     assert [s.to_state for s in row.history] == ["pending", "firing"]
@@ -59,7 +59,7 @@ def test_what_was_never_confirmed_goes_without_a_page() -> None:
     reported = Reported()
     reported.book.update([MAYBE], NOW)
     reported.book.update([GOOD], NOW + 1)
-    assert reported.words() == ["pending>resolved"]
+    assert reported.shown() == ["pending>resolved"]
     assert reported.book.rows() == []
 
 
@@ -70,9 +70,9 @@ def test_it_closes_only_after_its_hold_and_a_relapse_restarts_the_hold() -> None
     reported.book.update([BAD], NOW + 60)
     reported.book.update([GOOD], NOW + 70)
     reported.book.update([GOOD], NOW + 169)
-    assert reported.words() == ["pending>firing!"]
+    assert reported.shown() == ["pending>firing!"]
     reported.book.update([GOOD], NOW + 170)
-    assert reported.words() == ["pending>firing!", "firing>resolved!"]
+    assert reported.shown() == ["pending>firing!", "firing>resolved!"]
     assert reported.book.rows()[0].closed_unix_ms == int((NOW + 170) * 1000)
 
 
@@ -84,7 +84,7 @@ def test_getting_worse_pages_again_and_takes_the_acknowledgement_back() -> None:
     reported.book.update([replace(BAD, severity="critical")], NOW + 2)
     row = reported.book.rows()[0]
     assert (row.severity, row.acknowledged_by) == ("critical", "")
-    assert reported.words() == ["pending>firing!", "firing>firing", "firing>firing!"]
+    assert reported.shown() == ["pending>firing!", "firing>firing", "firing>firing!"]
     reported.book.update([BAD], NOW + 3)
     assert reported.book.rows()[0].severity == "critical"
 
@@ -108,7 +108,7 @@ def test_a_new_stamp_starts_afresh_and_is_left_alone_for_a_quarter_of_an_hour() 
     reported = Reported()
     reported.book.update([BAD], NOW)
     reported.book.deployed(NOW + 60)
-    assert reported.words()[-1] == "firing>resolved!"
+    assert reported.shown()[-1] == "firing>resolved!"
     fresh = replace(BAD, key="drift/bb/image", stamp="bb" * 32)
     reported.book.update([fresh], NOW + 120)
     assert reported.book.rows()[0].state == "pending"
@@ -132,10 +132,10 @@ def test_a_silenced_alert_fires_without_a_page_and_the_silence_ends_by_itself() 
     reported = Reported()
     reported.book.silence("kind=drift feature=image.*", NOW + 3600, "ann", "lamp change", NOW)
     reported.book.update([BAD], NOW + 1)
-    assert reported.words() == ["pending>firing"] and reported.book.rows()[0].silenced
+    assert reported.shown() == ["pending>firing"] and reported.book.rows()[0].silenced
     reported.book.update([replace(BAD, severity="high")], NOW + 3601)
     assert not reported.book.rows()[0].silenced
-    assert reported.words() == ["pending>firing", "firing>firing!", "firing>firing!"]
+    assert reported.shown() == ["pending>firing", "firing>firing!", "firing>firing!"]
     assert reported.steps[1].step.detail == "a silence ended"
     assert reported.book.silences() == []
 
@@ -195,7 +195,7 @@ def test_after_a_restart_a_firing_alert_goes_on_without_a_page() -> None:
     again = Reported()
     again.book.restore(reported.book.rows(), reported.book.silences())
     again.book.update([BAD], NOW + 60)
-    assert again.words() == []
+    assert again.shown() == []
     assert again.book.rows()[0].id == reported.book.rows()[0].id
 
 

@@ -229,16 +229,16 @@ if os.getuid() == 0:
 bench = WriterBench(Path({folder!r}))
 bench.put(0, 5)
 assert len(bench.reader.samples()) == 5
-assert {words!r} in bench.writer.trouble, bench.writer.trouble
+assert {message!r} in bench.writer.trouble, bench.writer.trouble
 bench.writer.close()
 """
 
 
 @pytest.mark.parametrize(
-    ("folder_mode", "words"), [(0o777, "set aside"), (0o555, "cannot be written")]
+    ("folder_mode", "message"), [(0o777, "set aside"), (0o555, "cannot be written")]
 )
 def test_a_read_only_file_or_folder_does_not_stop_telemetry(
-    tmp_path: Path, folder_mode: int, words: str
+    tmp_path: Path, folder_mode: int, message: str
 ) -> None:
     folder = tmp_path / "data"
     bench = WriterBench(folder)
@@ -251,7 +251,7 @@ def test_a_read_only_file_or_folder_does_not_stop_telemetry(
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
     warm = tmp_path / "warm"
-    script = READ_ONLY.format(root=str(ROOT), warm=str(warm), folder=str(folder), words=words)
+    script = READ_ONLY.format(root=str(ROOT), warm=str(warm), folder=str(folder), message=message)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     folder.chmod(0o777)
     assert done.returncode == 0, done.stderr[-2000:]

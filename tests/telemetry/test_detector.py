@@ -124,15 +124,15 @@ def test_a_new_category_and_lost_values_are_reported_at_once(plant: Plant) -> No
     rows = [record(i, plant.clock.now, features=webp if i % 2 else mute) for i in range(60)]
     plant.writer.write([(row, SCHEMA) for row in rows])
     plant.writer.tick(plant.clock.now + 1)
-    words = {a.key.split("/")[-1]: a.summary for a in plant.firing() if a.kind == "structural"}
-    assert "new category" in words["image"] and "missing" in words["audio"]
+    summaries = {a.key.split("/")[-1]: a.summary for a in plant.firing() if a.kind == "structural"}
+    assert "new category" in summaries["image"] and "missing" in summaries["audio"]
 
 
 def test_a_sensor_that_is_stuck_is_reported(plant: Plant) -> None:
     stuck = np.array([12, 0.5, 0, 20, 0, 0.8], dtype="<f4").tobytes()
     plant.run(1, features=stuck)
-    words = [a.summary for a in plant.firing() if a.kind == "structural"]
-    assert any("identical" in text for text in words)
+    summaries = [a.summary for a in plant.firing() if a.kind == "structural"]
+    assert any("identical" in text for text in summaries)
 
 
 def test_a_modality_that_was_not_sent_is_absent_not_missing(plant: Plant) -> None:

@@ -49,8 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     held.close()
 
 
-def export(capsys: Captured, *words: str) -> tuple[int, str, str]:
-    return asked(capsys, "export", *words)
+def export(capsys: Captured, *arguments: str) -> tuple[int, str, str]:
+    return asked(capsys, "export", *arguments)
 
 
 def at(number: float) -> str:
@@ -89,8 +89,8 @@ def test_parquet_has_a_column_for_every_feature(
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "week.parquet"
-    words = ("--data", str(data), "--since", at(0), "--until", at(100))
-    code, _, _ = export(capsys, *words, "--format", "parquet", "--out", str(out))
+    arguments = ("--data", str(data), "--since", at(0), "--until", at(100))
+    code, _, _ = export(capsys, *arguments, "--format", "parquet", "--out", str(out))
     table = parquet.read_table(out)
     rows = table.to_pylist()
     assert code == 0 and table.num_rows == ROWS
@@ -102,7 +102,7 @@ def test_parquet_has_a_column_for_every_feature(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "why"),
+    ("arguments", "code", "why"),
     [
         (("--since", "yesterday"), 2, "expected a date, a time or an age"),
         (("--since", "7d", "--format", "parquet", "--out", "-"), 2, "needs a file"),
@@ -116,9 +116,9 @@ def test_parquet_has_a_column_for_every_feature(
     ],
 )
 def test_what_cannot_be_exported_is_reported(
-    data: Path, words: tuple[str, ...], code: int, why: str, capsys: Captured
+    data: Path, arguments: tuple[str, ...], code: int, why: str, capsys: Captured
 ) -> None:
-    found, _, err = export(capsys, "--data", str(data), "--out", "-", *words)
+    found, _, err = export(capsys, "--data", str(data), "--out", "-", *arguments)
     assert found == code and why in err
 
 
@@ -130,11 +130,11 @@ def test_a_file_that_no_new_server_has_opened_is_refused_in_one_sentence(
     for statement in day_tables("20261123"):
         old.execute(statement.replace("batch_mates", "company"))
     old.close()
-    words = ("--data", str(tmp_path), "--since", at(0), "--out", "-")
-    code, out, err = export(capsys, *words)
+    arguments = ("--data", str(tmp_path), "--since", at(0), "--out", "-")
+    code, out, err = export(capsys, *arguments)
     assert (code, out) == (1, "") and "start `server` with this --data once" in err
     open_database(tmp_path, NOW).close()  # as a server of this version does
-    assert export(capsys, *words)[0] == 0
+    assert export(capsys, *arguments)[0] == 0
 
 
 def test_a_moment_is_a_date_a_time_or_an_age() -> None:
@@ -180,9 +180,10 @@ def test_an_interrupted_export_leaves_nothing_and_no_traceback(tmp_path: Path) -
         bench.put(first, first + 1000)
     bench.writer.close()
     out.mkdir()
-    words = ["--data", str(tmp_path / "data"), "--since", at(0), "--out", str(out / "x")]
+    arguments = ["--data", str(tmp_path / "data"), "--since", at(0), "--out", str(out / "x")]
     # A shell that starts the tests in the background lets all below it ignore Ctrl-C.
-    command = ["env", "--default-signal=INT", sys.executable, "-m", "server.main", "export", *words]
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "server.main", "export"]
+    command += arguments
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
         while running.poll() is None and not any(part.stat().st_size for part in out.iterdir()):
             pass

@@ -81,7 +81,7 @@ def test_the_same_again_changes_nothing(bench: WriterBench) -> None:
     assert quality(bench).labelled == 1
 
 
-def test_unknown_and_expired_predictions_are_told_apart(bench: WriterBench) -> None:
+def test_unknown_and_expired_predictions_are_distinguished(bench: WriterBench) -> None:
     old = record(5, NOW - 30 * 86400).prediction_id
     assert give(bench, FeedbackItem("no-such-id", "ok"), FeedbackItem(old, "ok")) == [
         "unknown",

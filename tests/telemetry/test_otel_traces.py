@@ -52,7 +52,7 @@ def test_the_environment_may_name_the_sampler(monkeypatch: pytest.MonkeyPatch) -
     plan = configuration_of(os.environ)
     sampler, why = sampler_of(plan.trace_share)
     assert "AlwaysOff" in sampler.get_description()
-    assert why == "as OTEL_TRACES_SAMPLER says"
+    assert why == "as set by OTEL_TRACES_SAMPLER"
 
 
 def test_stages_lie_inside_the_row_with_the_wait_before_the_forward() -> None:

@@ -73,7 +73,7 @@ def test_a_profile_has_mean_and_spread() -> None:
     assert profile.min == matrix[:, 0].min() and profile.max == matrix[:, 0].max()
 
 
-def test_missing_absent_and_nonfinite_are_told_apart() -> None:
+def test_missing_absent_and_nonfinite_are_distinguished() -> None:
     layout = BinLayout(reference())
     matrix = rows(4)
     matrix[0, 0] = matrix[1, 0] = np.nan

@@ -63,7 +63,10 @@ def test_estimates_agree_with_what_is_realised_when_confidence_is_honest() -> No
 
 
 def test_what_a_wrong_answer_loses_is_against_the_right_one() -> None:
-    assert stick().lost[:2].tolist() == [350.0, 21.0]  # said ok, was stop; said stop, was ok
+    assert stick().lost[:2].tolist() == [
+        350.0,
+        21.0,
+    ]  # predicted ok, was stop; predicted stop, was ok
     assert math.isnan(stick().lost[2]) and math.isnan(yardstick(LABELS, None, None).lost[0])
 
 

@@ -46,7 +46,7 @@ def test_payloads_go_one_day_a_pass_too(tmp_path: Path) -> None:
     gone = Retention(bench.writer.store, RetentionLimits(predictions_days=900.0)).sweep(
         NOW + 400 * 86400
     )
-    assert [words for words in gone if words.startswith("payloads")] == ["payloads of 20260921"]
+    assert [line for line in gone if line.startswith("payloads")] == ["payloads of 20260921"]
     bench.writer.close()
 
 
@@ -82,10 +82,10 @@ def test_a_store_too_large_gives_up_payloads_first_then_old_days(tmp_path: Path)
     gone = Retention(bench.writer.store, RetentionLimits(max_bytes=before - 500_000)).sweep(
         bench.clock.now
     )
-    assert gone and all("payloads" in words for words in gone)
+    assert gone and all("payloads" in line for line in gone)
     assert len(bench.tables()) == 3
     gone = Retention(bench.writer.store, RetentionLimits(max_bytes=1)).sweep(bench.clock.now)
-    assert any(words.startswith("predictions of") for words in gone)
+    assert any(line.startswith("predictions of") for line in gone)
     assert bench.writer.store.bytes() < before
     assert bench.writer.store.connection.execute("PRAGMA quick_check").fetchone()[0] == "ok"
     bench.writer.close()

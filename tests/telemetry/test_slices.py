@@ -31,7 +31,7 @@ def test_a_planted_condition_ranks_first_with_its_message() -> None:
     assert found[0].expression.startswith("audio.f2>=")
     assert "error" in found[0].message and "elsewhere" in found[0].message
     assert found[0].mean > found[0].mean_elsewhere
-    assert len(found) == 1  # the thresholds beside it tell nothing of their own
+    assert len(found) == 1  # the thresholds beside it add nothing of their own
 
 
 def test_a_planted_pair_ranks_first_and_is_more_than_its_parts() -> None:

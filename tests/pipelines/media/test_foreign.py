@@ -84,7 +84,7 @@ SENT_AS: tuple[Modality | None, ...] = (None, "image", "audio")
 
 def refused(part: Part) -> BadInput:
     with pytest.raises(BadInput) as caught:
-        decode_row([Part(None, "words"), part], LIMITS)
+        decode_row([Part(None, "hum"), part], LIMITS)
     assert caught.value.field == "parts[1].data"
     return caught.value
 
@@ -119,7 +119,7 @@ def test_film_sent_as_a_picture_gets_the_command_for_a_frame() -> None:
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         (b"<svg/>", "SVG"),
         (b"<!DOCTYPE html><title>404</title>", "HTML"),
-        (b"{\\rtf1 words}", "RTF"),
+        (b"{\\rtf1 hum}", "RTF"),
         (b"P3\n1 1\n255\n1 2 3\n", "PNM"),
     ],
 )
@@ -131,9 +131,9 @@ def test_markup_is_named_where_a_picture_was_expected_and_text_elsewhere(
     assert decode(Part("text", content), "parts[0]", LIMITS) == content.decode()
 
 
-@pytest.mark.parametrize("words", ["MAC address of the pump", "RIFX", "P1 alarm", "wvpk", "DSD "])
-def test_text_that_begins_like_a_format_stays_text(words: str) -> None:
-    assert decode(Part(None, words.encode()), "parts[0]", LIMITS) == words
+@pytest.mark.parametrize("text", ["MAC address of the pump", "RIFX", "P1 alarm", "wvpk", "DSD "])
+def test_text_that_begins_like_a_format_stays_text(text: str) -> None:
+    assert decode(Part(None, text.encode()), "parts[0]", LIMITS) == text
 
 
 def test_name_of_a_part_is_short_and_printable_in_the_message() -> None:

@@ -16,7 +16,7 @@ from tests.support.decoded import FIELD, LIMITS, opened, refusal
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF", "JPEG", "WEBP"])
-def test_every_image_format_decodes_without_being_told_which(form: str) -> None:
+def test_every_image_format_decodes_without_a_declared_type(form: str) -> None:
     found = opened(made.image(form))
     assert (found.format, found.width, found.height) == (form, 80, 60)
     assert found.pixels.dtype == np.uint8 and found.pixels.shape == (60, 80, 3)

@@ -1,4 +1,4 @@
-"""Every answer says how much of each part was used, and a row can ask to be refused instead."""
+"""Every answer reports how much of each part was used, and a row can ask to be refused instead."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_sound_whose_end_is_missing_has_a_warning(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("name", CUT)
 def test_row_that_would_be_cut_is_refused_on_request(pipeline: Pipeline, name: str) -> None:
     with pytest.raises(BadInput) as caught:
-        used(pipeline, "words", CUT[name], refuse=True)
+        used(pipeline, "hum", CUT[name], refuse=True)
     assert (caught.value.field, caught.value.reason) == ("parts[1].data", "PART_CUT")
     assert "on_truncation" in caught.value.message
 
@@ -93,7 +93,7 @@ def test_whole_row_is_answered_on_the_same_request(pipeline: Pipeline, name: str
 
 
 def test_answer_carries_it(pipeline: Pipeline) -> None:
-    (answer,) = pipeline.predict([Sample("a", (Part(None, "words"),))])
+    (answer,) = pipeline.predict([Sample("a", (Part(None, "hum"),))])
     assert isinstance(answer, types.Prediction)
     assert [part.modality for part in answer.parts_used] == ["text"]
     assert answer.parts_cut == 0

@@ -68,12 +68,12 @@ print("as Triton's")
 """
 
 
-async def in_a_process(script: str, *words: str) -> str:
-    return await asyncio.to_thread(_run, script, words)
+async def in_a_process(script: str, *arguments: str) -> str:
+    return await asyncio.to_thread(_run, script, arguments)
 
 
-def _run(script: str, words: tuple[str, ...]) -> str:
-    command = [sys.executable, "-c", script, *words]
+def _run(script: str, arguments: tuple[str, ...]) -> str:
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -126,10 +126,10 @@ assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) ==
     "smoke near the drive")
 assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].usage.completion_tokens == 3
 
-def refused(kind, code, **words):
+def refused(kind, code, **fields):
     try:
-        client.chat.completions.create(**{"model": "triage", "messages": messages, **words})
-        raise SystemExit(f"not refused: {words}")
+        client.chat.completions.create(**{"model": "triage", "messages": messages, **fields})
+        raise SystemExit(f"not refused: {fields}")
     except kind as error:
         assert error.code == code, (error.code, error)
         return error
@@ -163,8 +163,8 @@ except openai.NotFoundError:
 async def test_openais_client_unmodified() -> None:
     engine = StandInEngine()
     async with http_site(engine) as site:
-        words = (site.url, PICTURE.hex(), SOUND.hex())
-        assert "as OpenAI's" in await in_a_process(OPENAI, *words)
+        arguments = (site.url, PICTURE.hex(), SOUND.hex())
+        assert "as OpenAI's" in await in_a_process(OPENAI, *arguments)
     chat = next(work for work in engine.received if work.task == "generate")
     parts = pb.Example.FromString(chat.example).parts
     assert [part.text or part.data for part in parts] == [

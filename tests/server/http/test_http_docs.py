@@ -42,9 +42,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @needs_curl
 @pytest.mark.parametrize("command", CURLS)
 def test_the_curl_commands_are_answered(command: str, address: str) -> None:
-    words = shlex.split(command.replace(SHOWN, address))
-    words[1:1] = ["-sS", "--fail-with-body"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=patience(60))
+    arguments = shlex.split(command.replace(SHOWN, address))
+    arguments[1:1] = ["-sS", "--fail-with-body"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0 and done.stdout, (done.stdout, done.stderr)
 
 

@@ -42,8 +42,8 @@ async def test_a_form_is_answered_as_the_command_line_prints_it(tmp_path: Path) 
     picture.write_bytes(b"\xff\xd8\xff\r\n--not-a-boundary\r\n" * 40_000)
     async with http_site(engine) as site:
         form = ("text=first", f"image=@{picture}", "text=then", "slice=site=b", "embed=true")
-        words = [word for field in form for word in ("-F", field)]
-        reply = await curl(*words, site.url + "/v1/predict")
+        arguments = [word for field in form for word in ("-F", field)]
+        reply = await curl(*arguments, site.url + "/v1/predict")
     found = reply.json()
     assert reply.status == 200 and found["label"] == LABELS[0] and len(found["embedding"]) == 4
     assert found["stamp"] == reply.headers["trefoil-stamp"] == STAMP
@@ -64,7 +64,7 @@ async def test_generate_answers_with_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "field", "reason"),
+    ("arguments", "status", "field", "reason"),
     [
         (("-F", "foo=1"), 400, "foo", "UNKNOWN_FIELD"),
         (("-F", "label=a"), 400, "", "EMPTY"),
@@ -81,10 +81,10 @@ async def test_generate_answers_with_the_text() -> None:
     ],
 )
 async def test_a_refusal_is_a_problem_with_field_and_reason(
-    words: tuple[str, ...], status: int, field: str, reason: str
+    arguments: tuple[str, ...], status: int, field: str, reason: str
 ) -> None:
     async with http_site(StandInEngine()) as site:
-        reply = await curl(*words, site.url + "/v1/predict")
+        reply = await curl(*arguments, site.url + "/v1/predict")
     found = reply.json()
     assert (reply.status, found["status"], found["field"]) == (status, status, field)
     assert reply.headers["content-type"] == "application/problem+json"
@@ -95,8 +95,8 @@ async def test_a_refusal_is_a_problem_with_field_and_reason(
 
 async def test_a_pinned_stamp_that_is_not_served_is_a_failed_precondition() -> None:
     async with http_site(StandInEngine()) as site:
-        words = ("-F", "text=a", "-F", f"expected_stamp={'cd' * 32}")
-        reply = await curl(*words, site.url + "/v1/predict")
+        arguments = ("-F", "text=a", "-F", f"expected_stamp={'cd' * 32}")
+        reply = await curl(*arguments, site.url + "/v1/predict")
     assert reply.status == 412 and reply.headers["trefoil-stamp"] == STAMP
 
 
@@ -112,7 +112,7 @@ async def test_what_is_not_served_answers_in_the_form_of_its_protocol() -> None:
         assert wrong.status == 405 and "POST" in wrong.json()["detail"]
 
 
-async def test_a_form_before_a_replica_has_loaded_is_told_to_come_back() -> None:
+async def test_a_form_before_a_replica_has_loaded_is_asked_to_retry() -> None:
     async with http_site(without_facts()) as site:
         reply = await curl("-d", '{"model":"trefoil","input":"a"}', site.url + "/v1/embeddings")
     assert reply.status == 503 and reply.headers["retry-after"] == "1"

@@ -49,8 +49,8 @@ class SecureSite:
     pem: Path
     bearers: dict[str, str]
 
-    def asked(self, path: str, *words: str) -> tuple[str, ...]:
-        return ("--cacert", str(self.pem / "ca.pem"), *words, self.site.url + path)
+    def asked(self, path: str, *arguments: str) -> tuple[str, ...]:
+        return ("--cacert", str(self.pem / "ca.pem"), *arguments, self.site.url + path)
 
     def shown(self, role: str) -> tuple[str, ...]:
         files = (self.pem / f"client-{role}.pem", self.pem / f"client-{role}.key")
@@ -78,12 +78,12 @@ def allowed(path: str, role: str) -> bool:
 
 async def test_every_path_obeys_the_table_for_every_role(tmp_path: Path) -> None:
     async with secure_site(tmp_path) as site:
-        for path, words in PATHS.items():
+        for path, arguments in PATHS.items():
             for role, bearer in site.bearers.items():
                 header = ("-H", f"authorization: Bearer {bearer}")
-                reply = await curl(*site.asked(path, *words, *header))
+                reply = await curl(*site.asked(path, *arguments, *header))
                 assert reply.status == (200 if allowed(path, role) else 403), (path, role)
-            reply = await curl(*site.asked(path, *words))
+            reply = await curl(*site.asked(path, *arguments))
             assert reply.status == 401 and reply.headers["www-authenticate"] == "Bearer", path
         for path in OPEN:
             assert (await curl(*site.asked(path))).status == 200, path
@@ -98,9 +98,9 @@ async def test_the_page_shows_the_stamp_to_callers_with_a_role(tmp_path: Path) -
 
 async def test_a_client_certificate_carries_its_role(tmp_path: Path) -> None:
     async with secure_site(tmp_path, mutual=True) as site:
-        path, words = "/v1/predict", PATHS["/v1/predict"]
-        assert (await curl(*site.asked(path, *words, *site.shown("predict")))).status == 200
-        assert (await curl(*site.asked(path, *words, *site.shown("observe")))).status == 403
+        path, arguments = "/v1/predict", PATHS["/v1/predict"]
+        assert (await curl(*site.asked(path, *arguments, *site.shown("predict")))).status == 200
+        assert (await curl(*site.asked(path, *arguments, *site.shown("observe")))).status == 403
         with pytest.raises(AssertionError, match=r"curl: \((52|56)\)"):
             await curl(*site.asked("/livez"))
 
@@ -110,8 +110,8 @@ async def test_a_refused_caller_sends_no_body(tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     large.write_bytes(b"\0" * 8_000_000)
     async with secure_site(tmp_path) as site:
-        words = ("-H", "expect: 100-continue", "-F", f"image=@{large}", "-w", "%{size_upload}")
-        reply = await curl(*site.asked("/v1/predict", *words))
+        arguments = ("-H", "expect: 100-continue", "-F", f"image=@{large}", "-w", "%{size_upload}")
+        reply = await curl(*site.asked("/v1/predict", *arguments))
         sent = int(reply.body.rpartition(b"}")[2])
         assert reply.status == 401 and sent < 1_000_000
 
