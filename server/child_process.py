@@ -1,8 +1,9 @@
-"""A module of ours as a process of its own, which imports ours and never what lies in the current
-directory: `python -m` and `python -c` would look there first.
+"""Starts a module of this project as a process of its own, which imports the packages of this
+project and never a file of the current directory: `python -m` and `python -c` would look there
+first.
 
-Started by its path, so that nothing is searched for: the packages beside this file come first,
-unless they are installed, when they are where Python looks anyway.
+The process is started by the path of this file, so that nothing is searched for: the packages
+beside this file come first, unless they are installed; then Python finds them anyway.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every setting of the server, written once: field, default, flag, reader and help.
 
-0 means "automatic" where a help says so. It never means "no limit": everything is bounded.
+0 means "automatic" where the help states it. It never means "no limit": everything is bounded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What is known of a setting beside its default. `name` "": made of the field's. `read` turns
-    a text into the value; bool: the flag is a switch. `group` "": that of the field before."""
+    """A setting, without its default. `read` turns a text into the value; bool: the flag is a
+    switch. An empty `name` is derived from the field, an empty `group` is the one before."""
 
     read: Callable[[str], Any]
     help: str
@@ -46,7 +46,7 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """In the order of `server --help`. A group goes on until the next field that names one."""
+    """In the order of `server --help`. A group continues until the next field that names one."""
 
     bundle: Path = setting(
         CHOOSE,
@@ -71,15 +71,15 @@ class ServerConfig:
     expect_stamp: str = setting(
         "",
         str,
-        "of a fleet: not ready before this stamp is served, which is loaded from the store; a file "
-        "that holds it is read again until then",
+        "in a fleet: stay not ready until this stamp is served, and load it from the store; a file "
+        "that holds the stamp is read again until then",
         "STAMP|FILE",
     )
     expect_from: str = setting(
         "",
         by_stamp,
-        "where the expected stamp is fetched from when the store has none; {stamp} stands for it, "
-        "as in https://HOST/{stamp} or oci://HOST/REPOSITORY:{stamp}",
+        "fetch the expected stamp from here when it is not in the store; {stamp} stands for it, as "
+        "in https://HOST/{stamp} or oci://HOST/REPOSITORY:{stamp}",
         "URL",
     )
     verify: bool = setting(
@@ -243,15 +243,15 @@ class ServerConfig:
     accept_gzip: bool = setting(
         False,
         bool,
-        "accept compressed messages; each may unpack to --max-message-mb however small it came",
+        "accept compressed messages; each may unpack to --max-message-mb however small it arrives",
     )
     max_connections: int = setting(
-        1024, whole, "open connections, as far as the process may have descriptors"
+        1024, whole, "open connections, within the process's limit of file descriptors"
     )
     max_connections_peer: int = setting(512, whole, "of these, those of one host")
     # Between the head of a call and the last byte of its message.
     arriving_bytes: int = setting(
-        128 * MIB, mib, "total bytes of messages of which only a part has arrived"
+        128 * MIB, mib, "total bytes of messages that have arrived only in part"
     )
     arriving_peer_bytes: int = setting(64 * MIB, mib, "of these, those of one host")
     max_streams: int = setting(1024, whole, "concurrent calls on one connection")
@@ -322,7 +322,7 @@ class ServerConfig:
     runbooks: str = setting(
         "docs/runbooks",
         str,
-        "where your pages KIND.md about each kind of alert are; --on-alert gets the name of one",
+        "where your pages KIND.md about each kind of alert are; --on-alert gets the address of one",
         "URL",
     )
     prometheus: str = setting(

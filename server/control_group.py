@@ -40,9 +40,9 @@ def memory_use(root: Path = Path("/")) -> tuple[int, int] | None:
 
 def _quota(folder: Path) -> float | None:
     """CFS bandwidth: quota microseconds in each period."""
-    limits = _words(folder / "cpu.max") or [
-        *_words(folder / "cpu.cfs_quota_us"),
-        *_words(folder / "cpu.cfs_period_us"),
+    limits = _fields(folder / "cpu.max") or [
+        *_fields(folder / "cpu.cfs_quota_us"),
+        *_fields(folder / "cpu.cfs_period_us"),
     ]
     if len(limits) != 2 or not limits[0].isdigit() or not int(limits[1]):  # "max", or -1
         return None
@@ -83,11 +83,11 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _number(file: Path) -> int | None:
-    words = _words(file)
-    return int(words[0]) if words and words[0].isdigit() else None
+    fields = _fields(file)
+    return int(fields[0]) if fields and fields[0].isdigit() else None
 
 
-def _words(file: Path) -> list[str]:
+def _fields(file: Path) -> list[str]:
     return " ".join(_lines(file)).split()
 
 

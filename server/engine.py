@@ -90,7 +90,7 @@ class Engine:
         self._parts = PartCounts()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._served = False  # a replica has been ready once
-        self._leaving = False  # health says so, calls are still served
+        self._leaving = False  # health reports it, calls are still served
         self._draining = False
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
@@ -111,7 +111,7 @@ class Engine:
         """Start the pool; return when the first replica has loaded and is being warmed.
 
         Raises PoolRefused when the pool does not fit in memory or no replica could load the
-        bundle (`check` says which step refused it).
+        bundle (`check` names the step that refused it).
         """
         host.keep_freed_memory()
         if self._watcher is None:  # the bundle before this one was refused

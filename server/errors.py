@@ -34,7 +34,7 @@ class DeployRefused(_CheckFailed):
 
 
 QUEUE_FULL, UNREACHABLE = "QUEUE_FULL", "DEADLINE_UNREACHABLE"
-OVERLOAD = frozenset((QUEUE_FULL, UNREACHABLE))  # reasons that say: too much at this moment
+OVERLOAD = frozenset((QUEUE_FULL, UNREACHABLE))  # reasons that mean: too much at this moment
 
 
 def queue_full(rows: int, retry_after_s: float) -> Fault:

@@ -63,7 +63,7 @@ class MemoryUse:
 
 
 def memory_use(rollup: Path = Path("/proc/self/smaps_rollup")) -> MemoryUse:
-    """Takes 3 ms in a replica: the kernel walks every page. Zeros where it does not tell."""
+    """Takes 3 ms in a replica: the kernel walks every page. Zeros where it does not report it."""
     try:
         lines = rollup.read_text().splitlines()[1:]
     except OSError:

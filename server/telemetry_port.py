@@ -99,7 +99,7 @@ class TelemetryOff(TelemetryError):
 
 
 class NullTelemetry(TelemetryPort):
-    """Nothing is kept, so there is nothing to show and nothing to join; `state` says why."""
+    """Nothing is kept, so there is nothing to show and nothing to join; `state` has the reason."""
 
     def __init__(self, state: str = OFF) -> None:
         self._state = state
@@ -152,7 +152,7 @@ def telemetry_of(
     alerted: Callable[[AlertRow], None] = lambda row: None,
     sampled: Callable[[Record, float], None] = lambda record, probability: None,
 ) -> TelemetryPort:
-    """As the flags say; `alerted` and `sampled` as of Telemetry.
+    """As the flags set it; `alerted` and `sampled` as of Telemetry.
 
     Never fails because of a disk: a server that cannot keep anything serves.
 

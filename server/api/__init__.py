@@ -1,1 +1,1 @@
-"""gRPC: the listener, the services behind it, and the messages they speak."""
+"""gRPC: the listener, the services behind it, and their messages."""

@@ -1,9 +1,9 @@
-"""What callers make the server hold before a call has begun: connections, and messages of which
-only a part has arrived. Both are bounded in all and of one host.
+"""What callers make the server hold before a call has begun: connections, and messages
+that have arrived only in part. Both are bounded in total and for each host.
 
-gRPC holds the part that has arrived, and reports it only when it is whole. So the bytes are those
-that the kernel has received on the connection, less those that were handed to calls. A message is
-read when its call has a place and a caller who may make it, never before.
+gRPC holds the part that has arrived, and reports a message only when it is whole. So the bytes are
+those that the kernel has received on the connection, less those that were handed to calls. A
+message is read once its call has a place and its caller may make the call, never before.
 """
 
 from __future__ import annotations

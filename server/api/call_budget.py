@@ -1,8 +1,8 @@
-"""How many calls may be open at the same time: in all and of one host, by what they are for.
+"""How many calls may be open at the same time: in total and for each host, by kind of call.
 
 Each kind of call has places of its own, so that no load of predictions can take those of health,
-Observe and Admin, and no flood of watchers those of predictions. A place in all is taken when the
-head of a call arrives, before its message; a place of a host when its handler begins.
+Observe and Admin, and no flood of watchers those of predictions. A place in the total is taken
+when the head of a call arrives, before its message; a place of a host when its handler begins.
 """
 
 from __future__ import annotations

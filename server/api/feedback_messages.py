@@ -55,7 +55,7 @@ def _mistimed(item: FeedbackItem, observed_ms: int) -> FeedbackResult | None:
     (Telemetry checks everything else.)"""
     if observed_ms == 0 or observed_ms >= EARLIEST_MS:
         return None
-    text = f"{observed_ms} is before the year 2000: unix milliseconds are wanted, or 0 for now"
+    text = f"{observed_ms} is before the year 2000: give unix milliseconds, or 0 for now"
     return FeedbackResult(item.prediction_id, REFUSED, "observed_unix_ms", "NOT_A_TIME", text)
 
 

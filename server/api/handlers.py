@@ -113,7 +113,7 @@ class Handlers:
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
     async def refuse_unread(self, fault: Fault, context: Any) -> None:
-        """End a call whose request was not received; says how a full server refuses."""
+        """End a call whose request was not received, as a full server refuses it."""
         fault = self.timed(fault, context)
         self.log(fault, context, "")
         details = trailers((fault,), self.stamp)

@@ -33,7 +33,7 @@ class HealthService:
     async def Check(self, data: bytes, _context: Any) -> Any:
         service = message_of(pb.HealthCheckRequest, data).service
         if service not in SERVICES:
-            message = f"no service {service!r}; there are {', '.join(SERVICES[1:])}"
+            message = f"unknown service {service!r}; the services are {', '.join(SERVICES[1:])}"
             raise Refused(Fault("NOT_FOUND", "service", "UNKNOWN_SERVICE", message))
         return pb.HealthCheckResponse(status=_status(service, self.engine.snapshot().state))
 

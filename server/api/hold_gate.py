@@ -1,6 +1,6 @@
 """Holds the calls of connections that ignore RetryInfo before their request is asked for: a held
-call costs no more than what gRPC receives by itself. Installed around what predicts; idle while
-nobody is early.
+call costs no more than what gRPC receives by itself. Installed around the methods that
+predict; idle while no connection is early.
 
 A call that comes early is let through when there is room for it. Else it waits until the time that
 RetryInfo gave its connection, and is refused unread if there is still no room: so priority does not

@@ -69,7 +69,7 @@ class RequestRows:
         return outcomes
 
     def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
-        """Raises Refused, counted, when the row's bytes alone tell that it cannot be served."""
+        """Raises Refused, counted, when the row's bytes alone show that it cannot be served."""
         try:
             return self.validator.work(row, field, call.terms)
         except Refused:

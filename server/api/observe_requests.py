@@ -47,18 +47,18 @@ def span_of(request: Any, now: float) -> TimeSpan:
 
 def kinds_of(kinds: Collection[str]) -> tuple[str, ...]:
     if len(kinds) > len(KINDS):
-        text = f"{len(kinds)} kinds; there are {len(KINDS)}"
+        text = f"{len(kinds)} kinds; only {len(KINDS)} exist"
         raise Refused(bad_input("kinds", "TOO_MANY_KINDS", text))
     for index, kind in enumerate(kinds):
         if kind not in KINDS:
-            text = f"there is no kind {kind!r}; there are {', '.join(KINDS)}"
+            text = f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}"
             raise Refused(bad_input(f"kinds[{index}]", "UNKNOWN_KIND", text))
     return tuple(kinds)
 
 
 def measure_of(measure: str) -> str:
     if measure and measure not in MEASURES:
-        text = f"there is no measure {measure!r}; there are {', '.join(MEASURES)}"
+        text = f"unknown measure {measure!r}; the measures are {', '.join(MEASURES)}"
         raise Refused(bad_input("measure", "UNKNOWN_MEASURE", text))
     return measure or MEASURES[0]
 
@@ -68,8 +68,8 @@ def limit_of(asked: int, usual: int, most: int) -> int:
 
 
 def actor_of(credential: str, asked: str, client: str) -> str:
-    """Who acts: the name in the credential whatever the request says. Without credentials nobody
-    is known: the name in the request, else that of the client."""
+    """Who acts: the name in the credential, whatever name the request has. Without credentials it
+    is the name in the request, else that of the client."""
     return credential or text_within("actor", asked) or client
 
 
@@ -88,7 +88,7 @@ def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str,
     if not request.until_unix_ms:
         raise Refused(bad_input("until_unix_ms", "MISSING", "a silence must end"))
     if 0 < request.until_unix_ms < EARLIEST_MS:
-        text = f"{request.until_unix_ms} is before the year 2000: unix milliseconds are wanted"
+        text = f"{request.until_unix_ms} is before the year 2000: give unix milliseconds"
         raise Refused(bad_input("until_unix_ms", "NOT_A_TIME", text))
     if until <= now:
         text = f"{now - until:.0f} s ago: a silence must end in the future"
@@ -108,7 +108,7 @@ def annotation_of(request: pb.AnnotateRequest, actor: str, now: float) -> Annota
     text_within("text", request.text, needed=True, longest=LONGEST_NOTE)
     at, to = request.at_unix_ms, request.to_unix_ms or request.at_unix_ms
     if not EARLIEST_MS <= at <= (now + AHEAD_S) * 1000:
-        text = f"{at}: unix milliseconds between the year 2000 and tomorrow are wanted"
+        text = f"{at}: give unix milliseconds between the year 2000 and tomorrow"
         raise Refused(bad_input("at_unix_ms", "NOT_A_TIME", text))
     if not at <= to <= at + LONGEST_NOTE_S * 1000:
         text = f"{to}: an annotation ends after it begins, within 90 days"

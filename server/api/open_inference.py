@@ -153,7 +153,7 @@ class OpenInference:
         wanted = {output.name: output for output in request.outputs}
         unknown = wanted.keys() - OUTPUTS.keys()
         if unknown:
-            message = f"there is no output {sorted(unknown)[0]!r}; there are {', '.join(OUTPUTS)}"
+            message = f"unknown output {sorted(unknown)[0]!r}; the outputs are {', '.join(OUTPUTS)}"
             raise Refused(Fault("INVALID_ARGUMENT", "outputs", "UNKNOWN_OUTPUT", message))
         for output in wanted.values():
             check_output(output)

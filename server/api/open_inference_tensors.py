@@ -140,7 +140,7 @@ def _check_contents(request: Any) -> None:
     if len(inputs) > MOST_INPUTS:
         text = f"{len(inputs)} inputs; the limit is {MOST_INPUTS}"
         raise Refused(bad_input("inputs", "TOO_MANY_INPUTS", text))
-    # An empty `contents` beside raw contents says nothing: some clients always set it.
+    # An empty `contents` beside raw contents means nothing: some clients always set it.
     if raw and any(one.contents.ByteSize() for one in inputs):
         text = "a request uses raw_input_contents or contents, not both"
         raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
@@ -166,7 +166,7 @@ def _elements(request: Any, position: int, field: str, left: int) -> list[bytes]
     if raw:
         return bytes_elements(raw[position], count, field)
     if len(given) != count:
-        text = f"{len(given)} elements, but the shape says {count}"
+        text = f"{len(given)} elements, but the shape has {count}"
         raise Refused(bad_input(field, "SHAPE_MISMATCH", text))
     return list(given)
 

@@ -53,7 +53,7 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the server")
     default = ServerConfig().listen
     group.add_argument(
-        "--server", default=default, metavar="HOST:PORT", help=f"where it listens ({default})"
+        "--server", default=default, metavar="HOST:PORT", help=f"address of the server ({default})"
     )
     _add_access(group)
 
@@ -65,8 +65,8 @@ def add_access(parser: argparse.ArgumentParser) -> None:
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tls-ca", type=Path, metavar="PEM", help="call over TLS, trusting this CA")
-    group.add_argument("--tls-cert", type=Path, metavar="PEM", help="show this certificate")
-    group.add_argument("--tls-key", type=Path, metavar="PEM", help="and prove it with this key")
+    group.add_argument("--tls-cert", type=Path, metavar="PEM", help="client certificate")
+    group.add_argument("--tls-key", type=Path, metavar="PEM", help="private key of --tls-cert")
     group.add_argument(
         "--token-file",
         type=Path,
@@ -134,7 +134,7 @@ def run_to_end(
 def error_message(error: TrefoilError, server: str) -> str:
     if error.unreachable:
         why = reason_of(error)
-        hint = "start one with `server`, or say where it listens by --server HOST:PORT"
+        hint = "start one with `server`, or give its address with --server HOST:PORT"
         return f"no server at {server}: {why}; {connection_hint(error.message) or hint}"
     text = f"{server} answered {error.code}: {error.message}"
     if error.retry_after_s:

@@ -101,7 +101,9 @@ def _item(number: int, line: str) -> pb.FeedbackItem:
             raise TypeError("not an object")
         unknown = set(content) - set(FIELDS)
         if unknown:
-            raise ValueError(f"no field {sorted(unknown)[0]!r}; there are {', '.join(FIELDS)}")
+            raise ValueError(
+                f"unknown field {sorted(unknown)[0]!r}; fields are {', '.join(FIELDS)}"
+            )
         return pb.FeedbackItem(**content)
     except (TypeError, ValueError) as error:
         raise BadLine(f"line {number}: {error}") from None

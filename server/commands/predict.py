@@ -111,7 +111,7 @@ def _add_asked(group: argparse._ArgumentGroup) -> None:
         "--on-truncation",
         choices=ON_TRUNCATION,
         default="answer",
-        help="a row of which a part cannot be used whole: answer from what was used, or refuse "
+        help="when a part cannot be used whole: answer from what was used, or refuse the row "
         "(answer)",
     )
     session = "session id: its requests stay on one replica"

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         description="Exit 0 only when the server is ready: its answers are right and fast enough "
         "for every mix of modalities.",
         epilog="One word is printed: the state of the server, or unreachable. Exit codes: 0 "
-        "ready or degraded (with --for: what it asks), 1 not so or not reached (the reason is on "
+        "ready or degraded (with --for: it is so), 1 otherwise or not reached (the reason is on "
         "stderr), 2 wrong usage",
     )
     parser.add_argument(
@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
         dest="question",
         choices=QUESTIONS,
         default="ready",
-        help="ready: takes traffic; started: its start is over, well or not; live: it answers "
-        "(ready)",
+        help="ready: takes traffic; started: its start has ended, successfully or not; live: it "
+        "answers (ready)",
     )
     add_connection(parser)
     return parser

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         help="answer with this bundle, which the running server has loaded; role admin",
     )
     add("--device", default="auto", metavar="D", help="where --bundle runs: auto, cpu, cuda:0")
-    add("--allow-dirty", action="store_true", help="even when the code differs from the manifest")
+    add("--allow-dirty", action="store_true", help="also when the code differs from the manifest")
     add("--json", action="store_true", help="print one JSON object")
     add_connection(parser)
     return parser

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="server restart",
         description="End the process of one replica once it has finished what it holds, and start "
-        "it again. The others serve meanwhile; of a single replica, requests wait for it.",
+        "it again. The others serve meanwhile; requests wait if it is the only one.",
         epilog="exit codes: 0 it serves again, 1 it does not, 2 wrong usage, 3 there is no such "
         "replica, 4 not reached",
     )

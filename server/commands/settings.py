@@ -22,9 +22,9 @@ CONFIG = "--config"
 PRINT = "--print-config"
 PRECEDENCE = (
     f"Every flag is also a variable ({PREFIX}WARM_POOL=2 for --warm-pool 2) and a line of the\n"
-    f"file of {CONFIG} (warm-pool = 2). A flag comes before the environment, the environment\n"
-    "before the file, the file before the default. A switch is true or false. An empty variable\n"
-    "is not set."
+    f"file of {CONFIG} (warm-pool = 2). Flags take precedence over the environment, the\n"
+    "environment over the file, the file over the default. A switch is true or false. An empty\n"
+    "variable is not set."
 )
 SWITCH = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),

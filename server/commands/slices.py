@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         type=at,
         default=at("24h"),
         metavar="WHEN",
-        help="search predictions since then (24h)",
+        help="search predictions from this time on (24h)",
     )
     add("--measure", choices=MEASURES, default=MEASURES[0], help="what to compare (%(default)s)")
     few = expecting(_shown, "1 to 100")

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="server status",
         description="Show state, replicas, queue, latency, stamp and alerts in fifteen lines; with "
-        "--full everything, the evidence of readiness among it.",
+        "--full everything, including the evidence of readiness.",
         epilog="exit codes: 0 shown (whatever the state), 2 wrong usage, 4 not reached; 1 with "
         "--verify when anything differs from what was loaded",
     )
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help="first make every replica compare each byte, in memory and on disk, with what it "
-        "loaded; takes as long as hashing the bundle twice; shows it as --full does",
+        "loaded; takes as long as hashing the bundle twice; implies --full",
     )
     parser.add_argument("--json", action="store_true", help="print the whole snapshot as JSON")
     add_connection(parser)

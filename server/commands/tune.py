@@ -37,8 +37,8 @@ LAYOUT = "{percentage:3.0f} %|{bar:20}| {desc}"
 ABOUT = """Real servers are started and loaded one after the other, on this machine, with the golden
 inputs of the bundle or with payloads that a server has kept. The default settings take part to the
 end: others are recommended only if they served more in each of five rounds in which the two took
-turns. The load is made on this machine too, and takes part of its time. Let nothing else run
-meanwhile.
+turns. The load generator runs on this machine too, and uses part of its CPU time. Let nothing else
+run meanwhile.
 
 examples:
   server tune --slo-p99-ms 200 --write tuned.toml && server --config tuned.toml
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     default = ServerConfig()
     positive = expecting(above_zero)
     add("--bundle", type=Path, default=EMBEDDED_BUNDLE, metavar="DIR", help="what to serve")
-    add("--device", default=default.device, metavar="D", help="as of `server` (auto)")
+    add("--device", default=default.device, metavar="D", help="as for `server` (auto)")
     add(
         "--slo-p99-ms",
         type=positive,
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         default=1.0,
         metavar="S",
-        help="of each request; later answers do not count (1)",
+        help="deadline of each request; later answers do not count (1)",
     )
     add(
         "--payloads",
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help="send payloads kept in this --data directory of a server, not golden inputs",
     )
-    add("--minutes", type=positive, default=3.0, metavar="M", help="the whole time it takes (3)")
+    add("--minutes", type=positive, default=3.0, metavar="M", help="duration of the search (3)")
     add("--write", type=Path, metavar="FILE", help="write a file for `server --config FILE`")
     return parser
 
@@ -211,7 +211,7 @@ async def _tuned(
             except NotStarted:
                 if setting == DEFAULT:
                     raise
-                return None  # for want of memory, say: what has started is compared
+                return None  # for want of memory, for example: what has started is compared
 
         on_gpu = arguments.device != "cpu" and host.has_gpu()
         search = Search(start, objective, arguments.minutes * 60, clock.spent, clock.report)

@@ -1,11 +1,11 @@
-"""Bundles on disk: one read-only directory a content, two symbolic links to those that serve.
+"""Bundles on disk: a read-only directory for each content, two symbolic links to those that serve.
 
     bundles/<name>/<first 12 of the stamp>/    never edited; files 0444, directories 0555
     bundles/current, bundles/previous          each set by rename(2) of a new link
 
 A directory appears under its final name only when every byte is on the disk, and each link is
-replaced in one step, so a crash anywhere leaves a store that can be served. It reads of a bundle
-only the claims of the manifest; a replica verifies them.
+replaced in one step, so a crash anywhere leaves a store that can be served. It reads only
+the claims in the manifest of a bundle; a replica verifies them.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class ErrorForm:
 PLAIN = ErrorForm(problem, http_problem)
 FORM = ErrorForm(lambda refusal, stamp: problem(in_form_terms(refusal), stamp), http_problem)
 OPENAI = ErrorForm(openai.refused, openai.http_refused)
-OIP = ErrorForm(open_inference_rest.refused, open_inference_rest.http_refused)
+OPEN_INFERENCE_ERRORS = ErrorForm(open_inference_rest.refused, open_inference_rest.http_refused)
 
 
 @dataclass(eq=False)
@@ -171,7 +171,7 @@ class HttpApp:
 
 def _form_of(path: str) -> ErrorForm:
     if path.startswith(OPEN_INFERENCE):
-        return OIP
+        return OPEN_INFERENCE_ERRORS
     if path in FORMS:
         return FORM
     return OPENAI if path.startswith("/v1/") else PLAIN

@@ -36,7 +36,7 @@ _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": 
 
 @dataclass(slots=True)
 class ExampleForm:
-    """What a form says: parts in its order, and the fields of the request."""
+    """The content of a form: parts in its order, and the fields of the request."""
 
     kind: str  # predict | generate
     parts: list[LoosePart] = field(default_factory=list)

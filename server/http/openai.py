@@ -46,7 +46,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 class OpenAiRoutes:
     calls: Calls
     facts: Callable[[], Facts | None]
-    started: float  # unix seconds: when the model is said to be created
+    started: float  # unix seconds: when the model was created, for clients that ask
     wall: Callable[[], float] = time.time
 
     async def models(self, exchange: Exchange) -> Response:

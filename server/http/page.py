@@ -1,5 +1,5 @@
-"""What `/` says to someone who opens the address in a browser: what this is, its state, its paths.
-The console is the place to watch a server."""
+"""The page at `/` for a person who opens the address in a browser: what this is, its state, its
+paths. The console is the place to watch a server."""
 
 from __future__ import annotations
 

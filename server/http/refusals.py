@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CallRefusal:
-    """A refused call as its status says it. `message` has field, text and reason in one line."""
+    """A refused call, as its status has it. `message` has field, text and reason in one line."""
 
     code: str  # gRPC status name
     message: str

@@ -1,4 +1,4 @@
-"""How a server takes leave of its clients: how long it still serves, how old a connection gets."""
+"""How a server leaves its clients: how long it still serves, and how old a connection may get."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How long one turn of the event loop takes at the longest, and which call made it so long.
 
-The loop sets a beat; a thread looks whether it comes. While it does not, the thread reads which
-task and which line of ours the loop is at: afterwards nobody could know.
+The loop sets a beat, and a thread checks for it. While the beat is missing, the thread reads which
+task and which line of code the loop is at: afterwards this cannot be found out.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class LoopLag:
         seconds, where, _ = self._longest
         if self.longest_s <= HELD_S or not where:
             return ""
-        return f"the event loop was held for {seconds:.2f} s by {where}: every caller waited for it"
+        return (
+            f"the event loop was blocked for {seconds:.2f} s by {where}: every caller waited for it"
+        )
 
     def beat(self, now: float) -> None:
         """The loop turns: the turn that ends here may have been the longest."""

@@ -1,4 +1,4 @@
-"""Alerts about the server itself: files of its guards that fail, an event loop that is held."""
+"""Alerts about the server itself: access-control files that fail, a blocked event loop."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class StartupLog:
             self._report(self._whole(now), level)
             if first:
                 there = f"--server {self._address}"
-                self._report(f"next: server predict {there} --text WORDS, or server status {there}")
+                self._report(f"next: server predict {there} --text TEXT, or server status {there}")
 
     def _report_replica(self, replica: ReplicaStatus) -> None:
         # The steps of loading are printed; other reasons change often and matter little.

@@ -51,11 +51,11 @@ class ServiceManager:
         if not self.address:
             return
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._say_ready(engine))
+            group.create_task(self._send_ready(engine))
             if self.watchdog_s:
                 group.create_task(self._show_life())
 
-    async def _say_ready(self, engine: Engine) -> None:
+    async def _send_ready(self, engine: Engine) -> None:
         state = ""
         while state not in TAKES_TRAFFIC:
             state = await engine.changed(state)

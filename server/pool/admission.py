@@ -1,12 +1,12 @@
 """Whether a row can be answered within its deadline, and when a refused one should come back.
 
-A row is expected to take what is before it, at the speed of the last second, and its own time; all
-of that times a factor which is learned: FEW of the rows that are admitted take longer than that.
+The expected time of a row is that of the work before it, at the speed of the last second, plus its
+own time, times a learned factor: FEW of the rows that are admitted take longer than that.
 A promise that cannot be kept costs the pool the work of the row and the caller the answer, so a
 row is refused early. Pure: no clock of its own.
 
-Those that are refused are asked to come back one after the other. RETURNING of the speed is
-promised to them: the rest is what new requests and the callers that were answered will ask for.
+Refused callers are asked to retry one after the other. RETURNING of the speed is reserved for them:
+the rest is for new requests and for callers that were answered.
 """
 
 from __future__ import annotations

@@ -139,11 +139,11 @@ def state_of(replicas: Sequence[Standing], wanted: int, queue_full: bool) -> tup
     if not ready and slow:
         return "NOT_READY", f"every replica that serves is slow: {slow[0].reason}"
     if not ready and any(r.restarts or r.state in ("dead", "wrong") for r in others):
-        return "NOT_READY", f"no replica serves: {_words(others)}"
+        return "NOT_READY", f"no replica serves: {_listed(others)}"
     if not ready:
-        return "STARTING", f"no replica is ready yet: {_words(others)}"
+        return "STARTING", f"no replica is ready yet: {_listed(others)}"
     if slow or len(ready) < wanted:
-        return "DEGRADED", f"{len(ready)} of {wanted} replicas ready: {_words(slow + others)}"
+        return "DEGRADED", f"{len(ready)} of {wanted} replicas ready: {_listed(slow + others)}"
     if queue_full:
         return "DEGRADED", "the queue is nearly full"
     skew = skew_of(replicas)
@@ -168,5 +168,5 @@ def skew_of(replicas: Sequence[Standing]) -> str:
     return ""
 
 
-def _words(replicas: Iterable[Standing]) -> str:
+def _listed(replicas: Iterable[Standing]) -> str:
     return "; ".join(f"replica {r.index} {r.state}: {r.reason}" for r in replicas)

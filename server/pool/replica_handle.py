@@ -43,7 +43,7 @@ class ReplicaEvents(Protocol):
     """Receives what a handle learns about its replica: the pool."""
 
     def loaded(self, replica: ReplicaHandle) -> str:
-        """A replica said hello. Returns why it must not serve, or ""."""
+        """A replica sent hello. Returns why it must not serve, or ""."""
 
     def judged(self, replica: ReplicaHandle) -> None:
         """A probe came back; `replica.readiness` holds it."""
@@ -132,7 +132,7 @@ class ReplicaHandle:
         return now - since > (HEARTBEATS_MISSED - 1) * link.HEARTBEAT_S
 
     def forgive(self, seconds: float) -> None:
-        """Time in which the front heard nothing of anybody does not count."""
+        """Time in which the front received nothing from any replica does not count."""
         self.started_at += seconds
         self.heard_at += seconds
         self.moved_at += seconds

@@ -21,7 +21,7 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * host.KEPT_TOP_BYTES),
 }
 
-# Below the data directory: sha256 of large files by what the file system says of them.
+# Below the data directory: sha256 of large files, by what the file system reports about them.
 DIGESTS = "digests.json"
 
 Spawn = Callable[[int, socket.socket], Awaitable[ReplicaProcess]]

@@ -1,8 +1,9 @@
-"""The processes that hold the weights of one pool: one a device, started when a replica asks.
+"""The processes that hold the weights of one pool: one for each device, started when a
+replica asks.
 
-A replica connects to a socket of the front's and names its device; the front passes the connection
-to the holder of that device and is out of it. A holder that dies takes its replicas with it, which
-start again and ask again: then there is another one. `close` ends them, which frees the memory.
+A replica connects to a socket of the front and names its device; the front passes the connection to
+the holder of that device and takes no further part. When a holder dies, its replicas end too, start
+again and ask for a new holder. `close` ends the holders, which frees the memory.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A candidate bundle asked what the active one was asked, and the verdict."""
+"""Sends a candidate bundle the requests that the active one answered, and judges it."""

@@ -120,7 +120,7 @@ def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks, tolerance: float
 
 def _weights(pairs: Sequence[AnswerPair]) -> Floats:
     """Kept payloads and live traffic are two samples of the same: each counts as much as it has
-    rows that tell, whatever share of the traffic it was drawn with."""
+    rows that count, whatever share of the traffic it was drawn with."""
     weights = _array([pair.weight for pair in pairs])
     live = np.array([pair.live for pair in pairs], dtype=bool)
     for part in (live, ~live):

@@ -111,7 +111,7 @@ def mean_of(values: Floats, weights: Floats, z: float) -> Interval:
 
 
 def at_least(found: Interval, half: float) -> Interval:
-    """No narrower than this: rows that all say the same do not make the next one say it too."""
+    """No narrower than this: rows that all agree do not make the next one agree too."""
     if math.isnan(found.value):
         return found
     return Interval(

@@ -13,7 +13,7 @@ Where each bound comes from:
   form of a non-inferiority margin (ICH E9); with an objective, worse by what two such answers cost.
   With an objective its value decides, and the accuracy only where the value leaves it open: what
   single answers are worth may differ so much that their mean proves nothing yet;
-- LABELLED (server/rehearsal/comparison.py): fewer rows of feedback than that say nothing;
+- LABELLED (server/rehearsal/comparison.py): fewer rows of feedback than that show nothing;
 - LOST: what the active bundle answered and the candidate did not. Any is held, more than one in a
   hundred for sure is refused;
 - SLOWER (server/routing/candidate_checks.py) is the same bound by which a load is refused. A load
@@ -90,7 +90,7 @@ def _refusal(whole: BundleComparison, latency: Latency, unit: str) -> str:
         return (
             f"it takes {latency.ratio.value:.2f} times as long for a payload as the active bundle "
             f"({latency.now_ms:.1f} ms, {latency.before_ms:.1f} ms, measured together); "
-            f"{SLOWER} is the bound"
+            f"the limit is {SLOWER}"
         )
     evidence = _evidence(whole)
     if evidence == "worse":
@@ -114,7 +114,7 @@ def _doubt(
     if math.isnan(whole.changed.value):
         return f"there was no payload that both bundles answered; {more}"
     if labels:
-        return f"{labels}: activate it if that is meant"
+        return f"{labels}: activate it if that is intended"
     if whole.lost_rows:
         return (
             f"{whole.lost_rows} of {whole.payloads} payloads that the active bundle answered were "
@@ -130,7 +130,7 @@ def _doubt(
     if evidence != "good" and guessed.high < -WORSE * 1000 * max(0.0, whole.stake):
         return (
             f"its own confidence puts its value at {guessed.value:+,.0f} {unit} per 1,000 answers; "
-            "feedback would tell"
+            "feedback would show whether that is right"
         )
     for part in slices:
         if _evidence(part) == "worse":
@@ -159,21 +159,21 @@ def _too_little(whole: BundleComparison, evidence: str, unit: str, more: str) ->
     needed = rows_needed(whole.changed.value, CHANGED, z_of())
     if not needed:
         return (
-            f"{text} and whether they are better is unknown: feedback for {LABELLED} or more "
-            "of the kept ones would"
+            f"{text}, and it is unknown whether they are better: feedback for {LABELLED} or more "
+            "of the kept payloads would show it"
         )
-    # Rows drawn with unequal probabilities tell less: as many more of them are needed.
+    # Rows drawn with unequal probabilities show less: as many more of them are needed.
     needed = math.ceil(needed * whole.payloads / max(whole.effective, 1e-9))
     return (
-        f"{whole.payloads} payloads are too few, {text}; about {needed} are needed to know it "
-        f"below {100 * CHANGED:.0f} %: {more}"
+        f"{whole.payloads} payloads are too few, {text}; about {needed} are needed to show "
+        f"that it is below {100 * CHANGED:.0f} %: {more}"
     )
 
 
 def _praise(whole: BundleComparison, latency: Latency, unit: str) -> str:
     text = f"{percent(whole.changed)} of the answers change over {whole.payloads} payloads"
     if _evidence(whole) == "good":
-        text += f"; by feedback it is no worse: {_summary(whole, unit)}"
+        text += f"; by feedback it is not worse: {_summary(whole, unit)}"
     return f"{text}; it takes {latency.ratio.value:.2f} times as long"
 
 

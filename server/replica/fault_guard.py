@@ -1,7 +1,7 @@
 """Unexpected errors of a replica: both of its broad excepts are here.
 
-What a model raises over a row costs the rows it was at work on, not the process, which holds
-others; every other error is ours and ends the process.
+An error that a model raises over a row fails the rows in work, not the process, which holds other
+rows. Every other error is a fault of the server and ends the process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run_thread(loop: Callable[[], None]) -> None:
 def fault_guard(
     reason: str, broken_by: Callable[[Exception], bool] = lambda error: False
 ) -> Iterator[None]:
-    """Makes any error inside a Failed, but for one that `broken_by` says spoils all that would be
+    """Makes any error inside a Failed, but for one that, by `broken_by`, spoils all that would be
     computed from now on: that reaches `run_thread`, and the front retries the rows elsewhere,
     each alone.
 

@@ -158,7 +158,7 @@ class ForkServer:
 
 
 def fingerprint(root: Path = ROOT) -> Fingerprint:
-    """What the file system says of every source a replica may run."""
+    """What the file system reports about every source a replica may run."""
     files = (path for name in PACKAGES for path in (root / name).rglob("*.py"))
     states = ((str(path), path.stat()) for path in files)
     return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path, found in states}
@@ -177,7 +177,7 @@ def has_pidfds() -> bool:
 
 
 def set_title(command: Sequence[str]) -> None:
-    """Show this command line in process lists. Where the kernel does not say where the line is,
+    """Show this command line in process lists. Where the kernel does not report where the line is,
     that of the fork server stays."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end of proc_pid_stat(5)

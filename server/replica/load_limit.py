@@ -70,7 +70,7 @@ def _data_bytes() -> int:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     found = (line.split() for line in lines if line.startswith("VmData:"))
-    return next((int(words[1]) * 1024 for words in found), 0)
+    return next((int(fields[1]) * 1024 for fields in found), 0)
 
 
 @contextmanager

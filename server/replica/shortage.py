@@ -9,10 +9,10 @@ def short_of_memory(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        torch_says = type(error).__name__ == "OutOfMemoryError" or (
+        from_torch = type(error).__name__ == "OutOfMemoryError" or (
             type(error) is RuntimeError and "not enough memory" in str(error)
         )
-        if isinstance(error, MemoryError) or torch_says:
+        if isinstance(error, MemoryError) or from_torch:
             return True
         error = error.__cause__ or error.__context__
     return False

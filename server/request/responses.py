@@ -98,7 +98,7 @@ def placed(outcome: Outcome, field: str) -> Outcome:
 
 
 def common_fault(outcomes: Sequence[Outcome]) -> Fault | None:
-    """The fault the whole request fails with: a single row's own, or one that is nobody's row."""
+    """The fault that the whole request fails with: that of a single row, or one of the whole."""
     faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
     if len(faults) < len(outcomes):
         return None

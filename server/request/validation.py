@@ -165,7 +165,7 @@ class Validator:
         of_request.taken = in_all
 
     def _weigh(self, part: pb.Part, field: str, upload: Upload | None) -> tuple[str, int]:
-        """Modality and estimated tokens of one part; raises Refused for what sizes can tell.
+        """Modality and estimated tokens of one part; raises Refused for what sizes can show.
         A part that names an upload gets its type and hash where it gives none."""
         if upload is not None:
             if part.sha256:

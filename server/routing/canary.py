@@ -76,7 +76,7 @@ class Canary:
 
 
 def summary(measures: list[Measure] | tuple[Measure, ...]) -> str:
-    """Names what was not compared too, so that nobody takes it for good."""
+    """Also names what was not compared, so that it is not taken for good."""
     return "; ".join(
         f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.detail}"
         for m in measures

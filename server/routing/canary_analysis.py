@@ -74,7 +74,7 @@ class CanarySide:
         self.totals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ROWS)
 
     def p95(self, now: float) -> float:
-        """Of the last minute; NaN with too few rows to tell."""
+        """Of the last minute; NaN with too few rows."""
         recent = sorted(ms for at, ms in self.totals if now - at <= MINUTE_S)
         return recent[int(0.95 * len(recent))] if len(recent) >= MIN_GROUPS else math.nan
 
@@ -198,7 +198,7 @@ class CanaryAnalysis:
         slow, theirs = self.candidate.slow, self.active.slow
         low, high = slow.share_bounds(EACH / 2)
         verdict: MeasureVerdict = "unsure"
-        # A slowdown of both, by traffic or a busy neighbour, is no evidence against the candidate.
+        # A slowdown of both, by traffic or a busy neighbour, is not evidence against the candidate.
         if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
             verdict = "worse"
         elif high < self._bounds.slow_share:
@@ -233,7 +233,7 @@ class CanaryAnalysis:
         return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
 
     def _accuracy(self) -> Measure:
-        """Values of single answers may differ so much that their mean tells little: a model that
+        """Values of single answers may differ so much that their mean shows little: a model that
         errs three times as often is then seen here first. What errs more and is worth more is what
         an objective is for, and goes on."""
         ours, theirs = self.candidate.wrong, self.active.wrong

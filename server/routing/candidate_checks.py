@@ -14,7 +14,7 @@ from server.types import Evidence, ReplicaStatus
 
 LOOK_S = 0.2
 # A candidate may be slower than the active bundle by this much, both measured now: a probe beside
-# live traffic is slow for either, so only their ratio says something about the bundle.
+# live traffic is slow for either, so only their ratio describes the bundle.
 SLOWER = 1.5
 
 

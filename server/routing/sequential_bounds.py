@@ -115,6 +115,6 @@ class Clustered:
             return 0.0, 1.0
         alone = self.mean * (1 - self.mean) / self.n
         worth = max(1.0, self.variance / alone) if alone > 0 else 1.0
-        # Without any spread nothing tells how alike the rows of a group are: take groups then.
+        # Without any spread nothing shows how alike the rows of a group are: take groups then.
         n = self.n / worth if alone > 0 else float(self.groups)
         return share_bounds(self.mean * n, n, alpha)

@@ -21,7 +21,7 @@ def _methods(service: str, names: str, roles: frozenset[Role]) -> dict[str, froz
     return {f"/{service}/{name}": roles for name in names.split()}
 
 
-_OIP = "inference.GRPCInferenceService"
+_OPEN_INFERENCE = "inference.GRPCInferenceService"
 _REFLECTION = "ServerReflectionInfo"
 METRICS = "/trefoil.http.Metrics/Scrape"  # over HTTP only: GET /metrics
 
@@ -32,10 +32,10 @@ ALLOWED: dict[str, frozenset[Role]] = {
     **_methods("trefoil.v1.Observe", "Acknowledge Silence Annotate Verify", OBSERVE),
     **_methods("trefoil.v1.Admin", "Load Activate Rollback Rehearse Bundles Drain", ADMIN),
     **_methods("trefoil.v1.Admin", "Restart Replay", ADMIN),
-    **_methods(_OIP, "ServerLive ServerReady ModelReady", OPEN),
-    **_methods(_OIP, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
-    **_methods(_OIP, "RepositoryIndex", ANY),
-    **_methods(_OIP, "ModelInfer ModelStreamInfer", PREDICT),
+    **_methods(_OPEN_INFERENCE, "ServerLive ServerReady ModelReady", OPEN),
+    **_methods(_OPEN_INFERENCE, "ServerMetadata ModelMetadata ModelConfig ModelStatistics", ANY),
+    **_methods(_OPEN_INFERENCE, "RepositoryIndex", ANY),
+    **_methods(_OPEN_INFERENCE, "ModelInfer ModelStreamInfer", PREDICT),
     **_methods("grpc.health.v1.Health", "Check Watch List", OPEN),
     **_methods("grpc.reflection.v1.ServerReflection", _REFLECTION, ANY),
     METRICS: OBSERVE,

@@ -19,7 +19,7 @@ from server.telemetry.drift.windows import HOUR_S
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.record import Record
 
-KNOWN = "text.truncated"  # the feature of the reference that says 1 for a text that was cut
+KNOWN = "text.truncated"  # the feature of the reference that is 1 for a text that was cut
 SLOT_S = 10.0
 HOLD_S = 3600.0
 WHAT = "have parts that were cut or have a warning"

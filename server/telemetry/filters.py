@@ -110,13 +110,13 @@ def parse_filter(line: str) -> tuple[Clause, ...]:
     fault and what to write instead."""
     if len(line) > LONGEST:
         raise BadFilter(_short(line), f"{len(line)} characters; the limit is {LONGEST}")
-    terms = _words(line)
+    terms = _terms(line)
     if len(terms) > MOST_TERMS:
         raise BadFilter(_short(line), f"{len(terms)} terms; the limit is {MOST_TERMS}")
     return tuple(_clause(term) for term in terms)
 
 
-def _words(line: str) -> list[str]:
+def _terms(line: str) -> list[str]:
     """The terms with their quotes."""
     if not line.isascii() and any("\ud800" <= character <= "\udfff" for character in line):
         raise BadFilter(_short(ascii(line)), "it is not UTF-8")
@@ -277,7 +277,7 @@ ALERT_FIELDS = ("id", "key", "kind", "severity", "stamp", "feature", "slice")
 def parse_matcher(text: str) -> tuple[tuple[str, str], ...]:
     """(field, pattern) of each term; a term without `=` is the id of an alert. Raises BadFilter."""
     terms = []
-    for term in _words(text):
+    for term in _terms(text):
         field, equal, pattern = term.replace('"', "").partition("=")
         if not equal:
             field, pattern = "id", field

@@ -191,7 +191,7 @@ class TelemetryWriter:
             self.store.set_counted(counted)
 
         if self._attempt(work):
-            self.journal.well()  # sums were really written: on a quiet server no row would say so
+            self.journal.well()  # sums were really written: on a quiet server no row would show it
             self.counting.written(self.clock())
             self.bytes = self.store.bytes()
         self.alerts.keep()

@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
         description="One bundle on many servers. `load` proves it on each of them, `activate` "
         "switches all of them or none: when one fails, those that switched go back, and the reason "
         "is in the deploy history of each.",
-        epilog="exit codes: 0 as asked on every server, 1 refused and nothing changed, 2 wrong "
-        "usage, 4 no server found, 6 servers are left to look at: their names are printed",
+        epilog="exit codes: 0 done on every server, 1 refused and nothing changed, 2 wrong "
+        "usage, 4 no server found, 6 check the servers whose names are printed",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     status = actions.add_parser("status", help="what each server serves and has loaded")
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     activate = actions.add_parser("activate", help="switch every server to a loaded stamp, or none")
     activate.add_argument("stamp", metavar="STAMP", help="64 hex digits, or a prefix of them")
     add_canary(activate)
-    back = actions.add_parser("rollback", help="every server back to the bundle before, or none")
+    back = actions.add_parser("rollback", help="switch all back to the previous bundle, or none")
     for switch in (activate, back):
         add_reason(switch)
         switch.add_argument(

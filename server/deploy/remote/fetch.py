@@ -198,7 +198,7 @@ class _Fetch:
                 left -= len(piece)
                 self.progress(self.here + file.size - left, total)
             if body.read(1):
-                raise FetchRefused(f"{self.location}: {file.path} is longer than its manifest says")
+                raise FetchRefused(f"{self.location}: {file.path} is longer than in its manifest")
             written.flush()
             os.fsync(written.fileno())
 

@@ -1,6 +1,6 @@
 """What is switched on, from --prometheus and OpenTelemetry's own environment variables.
 
-What else those variables say (endpoint, headers, certificates, timeouts) is read by the SDK itself.
+The other values of those variables (endpoint, headers, certificates, timeouts) are read by the SDK.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is worth a line of its own: sampled predictions, alerts, deploys, and errors of ours."""
+"""What becomes an event: sampled predictions, alerts, deploys, and errors of the server."""
 
 from __future__ import annotations
 

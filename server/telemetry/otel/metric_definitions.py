@@ -117,7 +117,7 @@ GAUGES = {
     ),
     "trefoil.connections.open": MetricDefinition("{connection}", "Open connections of the port"),
     "trefoil.messages.arriving": MetricDefinition(
-        "By", "Bytes of messages of which only a part has arrived"
+        "By", "Bytes of messages that have arrived only in part"
     ),
     "trefoil.front.loop.lag": MetricDefinition(
         "s", "Longest turn of the event loop within a minute"

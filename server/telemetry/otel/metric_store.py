@@ -1,5 +1,5 @@
 """All that is counted for one stamp, with attributes bounded by construction: whatever is not in a
-known list is `_OTHER`, so no caller can make series.
+known list is `_OTHER`, so callers cannot create time series.
 """
 
 from __future__ import annotations

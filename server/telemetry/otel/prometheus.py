@@ -139,8 +139,8 @@ def takes_protobuf(accept: str) -> bool:
     """Whether an Accept header names this form of protobuf, and no other form before it."""
     best, found = 0.0, False
     for one in accept.lower().split(","):
-        media, *words = (word.strip() for word in one.split(";"))
-        parameters = dict(word.partition("=")[::2] for word in words)
+        media, *pairs = (pair.strip() for pair in one.split(";"))
+        parameters = dict(pair.partition("=")[::2] for pair in pairs)
         try:
             quality = float(parameters.get("q", "1"))
         except ValueError:

@@ -43,7 +43,7 @@ def sampler_of(share: float | None) -> tuple[Sampler, str]:
     have outside its experiments: this is the one place to change then.
     """
     if share is None:
-        return TracerProvider(shutdown_on_exit=False).sampler, "as OTEL_TRACES_SAMPLER says"
+        return TracerProvider(shutdown_on_exit=False).sampler, "as set by OTEL_TRACES_SAMPLER"
     return ParentBased(TraceIdRatioBased(share)), f"{share:g} of the traces no caller decided on"
 
 

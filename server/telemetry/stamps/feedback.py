@@ -1,9 +1,9 @@
-"""Joins what turned out to be true to the predictions it speaks of, whenever it comes.
+"""Joins feedback to the predictions that it is about, whenever it arrives.
 
 Append-only: the label, the value and the outcome that hold are each those of the latest observation
 that names one, and of equals the one received last: what an event was worth is often known long
-after what it was. A correction takes back what was counted for what it replaces, so that the
-quality of the hour in which the prediction was made is always that of what is known now.
+after what it was. A correction subtracts what was counted for the feedback that it replaces, so
+the quality of the hour in which a prediction was made always reflects what is known now.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def _malformed(item: FeedbackItem, now: float) -> FeedbackResult | None:
         if len(getattr(item, name)) > TEXT:
             return _refused(item, name, "TOO_LONG", f"longer than {TEXT} characters")
     if not 0 <= item.observed_at <= now + FUTURE_S:
-        text = "observed in the future: unix milliseconds are wanted, or 0 for now"
+        text = "observed in the future: give unix milliseconds, or 0 for now"
         return _refused(item, "observed_unix_ms", "NOT_A_TIME", text)
     return None
 

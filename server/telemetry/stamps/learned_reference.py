@@ -1,8 +1,9 @@
-"""A reference out of live traffic, where the bundle brings none: the first three days of a stamp,
-and of a slice the bundle's reference does not know. Until then its state is "learning".
+"""A reference learned from live traffic, where the bundle has none: the first three days of a
+stamp, and of a slice that the bundle's reference does not contain. Until then its state is
+"learning".
 
-What is learnt is written as the file the bundle would have brought, so that a restart reads it
-back; `made_from` records that it was learned, and drift rows name it as their baseline.
+The result is written as the file that a bundle would contain, so that a restart reads it back;
+`made_from` records that it was learned, and drift rows name it as their baseline.
 """
 
 from __future__ import annotations

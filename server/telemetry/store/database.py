@@ -1,6 +1,6 @@
 """Opens telemetry.db, whatever state it is in: a damaged file is set aside, never deleted, and a
-new one begun, because predictions must go on. A file that is only locked, or on a full disk, is
-left in its place: it is the history that the next start goes on with."""
+new one begun, because predictions must continue. A file that is only locked, or on a full disk, is
+left in its place: it is the history that the next start continues with."""
 
 from __future__ import annotations
 

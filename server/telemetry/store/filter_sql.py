@@ -30,7 +30,7 @@ _FLAGS = {
 
 def where(clauses: Sequence[Clause]) -> tuple[str, tuple[str | float, ...]]:
     """The condition of all clauses but those about features, and its parameters. Raises BadFilter
-    for what one server's file cannot tell."""
+    for what one server's file does not contain."""
     parts, values = ["1"], []  # type: list[str], list[str | float]
     for clause in clauses:
         if clause.kind == "feature":

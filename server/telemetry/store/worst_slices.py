@@ -80,7 +80,7 @@ def search(
     loss, estimated = _loss(rows, stick, wanted.measure)
     known = np.isfinite(loss)
     unit = stick.objective.unit if stick.objective else ""
-    # What the loss is made of would explain it perfectly and say nothing.
+    # What the loss is made of would explain it perfectly and show nothing.
     by_confidence = estimated or wanted.measure == "confidence"
     columns = list(_columns(rows, schema, known, MADE_OF if by_confidence else NOT_SEARCHED))
     found = worst_slices(columns, loss[known], _measure(wanted.measure), unit, wanted.limit)

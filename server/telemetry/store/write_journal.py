@@ -1,4 +1,4 @@
-"""Writes rows to the store, and goes on when it cannot: a full disk costs rows, never answers.
+"""Writes rows to the store, and continues when it cannot: a full disk costs rows, never answers.
 
 Rows wait in memory while the store refuses them; when too many wait, the oldest are lost and
 counted. A store found damaged is set aside and a new one begun by `Writer`.
