@@ -150,7 +150,7 @@ def view_of(arguments: argparse.Namespace) -> View:
 
 
 def follow_link(arguments: argparse.Namespace, recall: Callable[[], RecentServers]) -> bool:
-    """A `trefoil://` link in place of servers: what it says goes into `arguments`. It may come from
+    """A `trefoil://` link in place of servers: its values go into `arguments`. It may come from
     anybody: credentials go only to servers that were watched before. False without a link. Raises
     ValueError."""
     given = [text for text in arguments.servers if links.is_link(text)]
@@ -162,7 +162,9 @@ def follow_link(arguments: argparse.Namespace, recall: Callable[[], RecentServer
     arguments.servers = [check_address(server) for server in link.servers]
     arguments.again = False
     if link.panel and link.panel not in PANELS:
-        raise ValueError(f"the link names the panel {link.panel!r}; there are {', '.join(PANELS)}")
+        raise ValueError(
+            f"the link names the panel {link.panel!r}; the panels are {', '.join(PANELS)}"
+        )
     arguments.panel = link.panel
     for name, value in link.values:
         setattr(arguments, name, value)

@@ -1,5 +1,5 @@
-"""Everything the console can do, once: the keys, the key sheet and what Find offers are made
-of it."""
+"""Everything the console can do, listed once: the keys, the key sheet and the search box read this
+list."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def commands_of(window: Window, actions: Actions, navigation: Navigation) -> lis
     add("time.previous", "The range shown before", ("Alt+Left",), "Time", navigation.back)
     add("time.next", "The range shown after", ("Alt+Right",), "Time", navigation.forward)
     add("time.annotate", "Annotate for all consoles …", ("Shift+M",), "Time", navigation.annotate)
-    add("time.unannotate", "Take an annotation back", (), "Time", navigation.remove_note)
+    add("time.unannotate", "Remove an annotation", (), "Time", navigation.remove_note)
     add("time.longer", "Longer window", ("-",), "Time", lambda: axis.zoom(1.5))
     add("time.shorter", "Shorter window", ("+", "="), "Time", lambda: axis.zoom(1 / 1.5))
     add("time.back", "Back in time", (",",), "Time", lambda: axis.pan(-0.25))

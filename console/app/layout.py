@@ -152,8 +152,8 @@ class PanelLayout(QObject):
         return json.dumps({**found, "theme": theme, "zoom": zoom})
 
     def restore(self, saved: str, window: QMainWindow, given: Container[str]) -> tuple[str, float]:
-        """As it was the last time, but for what is `given` ("size", "page"); anything unreadable is
-        the standard. Returns the theme and the size of the text that were chosen; "" and 0 for
+        """As it was at the last exit, but for what is `given` ("size", "page"); anything unreadable
+        is the standard. Returns the theme and the size of the text that were chosen; "" and 0 for
         what was not."""
         try:
             found = json.loads(saved) if saved else {}

@@ -77,8 +77,8 @@ def servers_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:
-    """The servers of the last time, into `arguments` how they were reached. With none, the window
-    opens on what the cache holds: a menu's entry must show something."""
+    """The servers of the previous start, into `arguments` how they were reached. With none, the
+    window opens on what the cache holds: a menu's entry must show something."""
     if arguments.servers:
         raise ValueError("--again takes no servers: it reuses those of the previous start")
     servers = _recalled(arguments)

@@ -1,4 +1,4 @@
-"""Where to look: the box that finds anything, a time in words, back and forward, notes."""
+"""Where to look: the search box, a typed time range, back and forward, notes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Navigation(QObject):
             self._window.notify("select an annotation among the events first")
             return
         self._to_all(row.id, "", undo=True)
-        self._window.notify("annotation taken back; every server is asked")
+        self._window.notify("annotation removed; every server is asked")
 
     def _to_all(self, target: str, text: str, undo: bool) -> None:
         board = self._window.board

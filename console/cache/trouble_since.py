@@ -1,5 +1,5 @@
 """Since when a server is in the state it is in, and replicas that lag behind their neighbours. A
-snapshot tells neither: both are noticed here, from one look to the next."""
+snapshot contains neither: both are derived here by comparing successive snapshots."""
 
 from __future__ import annotations
 

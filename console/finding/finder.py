@@ -1,6 +1,6 @@
 """One line of text to what it may mean: servers, features, slices, alerts, predictions by id, times
-and commands, best match first. A slice or a name that is nowhere known says so, with the nearest
-that is. Pure."""
+and commands, best match first. For an unknown slice or name the result reports that, with
+the nearest known one. Pure."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def _features(board: Board) -> list[Hit]:
 
 
 def find(text: str, known: Known, commands: Iterable[Hit]) -> tuple[Hit, ...]:
-    """Best first; with nothing typed every command. Never empty: what means nothing says so."""
+    """Best first; with nothing typed every command. Never empty: a line without a meaning gets an
+    entry that explains this."""
     wanted = text.strip().lower()
     commands = list(commands)
     if not wanted:

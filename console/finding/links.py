@@ -19,7 +19,7 @@ FIELDS = ("at", "window", "filter", "measure", "expect")  # as the console's fla
 
 @dataclass(frozen=True, slots=True)
 class ViewLink:
-    """What the flags of the same names say, as texts."""
+    """The values of the flags of the same names, as texts."""
 
     servers: tuple[str, ...]
     panel: str = ""

@@ -1,4 +1,4 @@
-"""The box that finds anything, and the key sheet, which is made of the registry of commands."""
+"""The search box, and the key sheet, which is made from the registry of commands."""
 
 from __future__ import annotations
 

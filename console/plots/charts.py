@@ -118,7 +118,7 @@ class Percentiles(LinePlot):
         self._objective(painter, area, found, xs)
 
     def _names(self, painter: QPainter, area: QRectF, found: LatencyColumns) -> None:
-        """The name of each line at its end: nobody has to tell colours apart."""
+        """The name of each line at its end: nobody has to distinguish colours."""
         ends = []
         for number, (name, values) in enumerate(found.split):
             known = np.flatnonzero(np.isfinite(values))

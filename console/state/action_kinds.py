@@ -1,6 +1,6 @@
-"""What an operator can have a server do: what will happen and to whom, who may, the command that
-does the same. Pure. `console.feed.action_calls` does it, `console.panels.action_dialog` asks
-before."""
+"""The actions that an operator can start on a server: what will happen and where, the role, the
+command that does the same. Pure. `console.feed.action_calls` does it,
+`console.panels.action_dialog` asks before."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ KINDS = {
             "rollback",
             "Roll back",
             "rolled back",
-            "goes back to the bundle before: at once while it is warm, else after loading it. "
-            "While a canary runs, only the canary is ended. Requests in flight are answered.",
+            "switches back to the previous bundle: at once while it is warm, else after loading "
+            "it. While a canary runs, only the canary is ended. Requests in flight are answered.",
             "admin",
             whole=True,
         ),
@@ -57,8 +57,8 @@ KINDS = {
             "activate",
             "Activate a loaded bundle",
             "activated",
-            "sends all sessions to this bundle, at once. The one before stays warm for a while, so "
-            "that a roll back takes no time.",
+            "sends all sessions to this bundle, at once. The previous one stays warm for a while, "
+            "so that a rollback takes no time.",
             "admin",
             whole=True,
             bundles=("loaded", "standby", "canary"),
@@ -85,8 +85,8 @@ KINDS = {
             "Rehearse a bundle",
             "rehearsed",
             "replays up to 500 kept payloads through this bundle, which is loaded beside the other "
-            "if it is not yet, and judges it: promote, hold or refuse. Callers are not affected "
-            "but for the cores that it takes when they are idle.",
+            "if it is not yet, and judges it: promote, hold or refuse. Callers are not affected, "
+            "except that it uses idle cores.",
             "admin",
             bundles=("stored",),
         ),
@@ -94,23 +94,23 @@ KINDS = {
             "restart",
             "Restart a replica",
             "restarted a replica",
-            "gives this replica nothing more, lets it finish what it holds, ends its process and "
-            "starts it again. The others serve meanwhile; of a single one, requests wait.",
+            "sends this replica no more rows, lets it finish those it holds, ends its process and "
+            "starts it again. The others serve meanwhile; requests wait if it is the only one.",
             "admin",
         ),
         ActionKind(
             "drain",
             "Drain",
             "drained",
-            "refuses new work, answers what it accepted, then exits. Nothing here starts it again.",
+            "refuses new work, answers what it accepted, then exits. The console cannot start it.",
             "admin",
         ),
         ActionKind(
             "verify",
             "Verify now",
             "verified",
-            "has every replica compare each byte, in memory and on disk, with what it loaded. It "
-            "goes on answering; that takes as long as hashing the bundle twice.",
+            "has every replica compare each byte, in memory and on disk, with what it loaded. This "
+            "takes as long as hashing the bundle twice; the server continues to answer.",
             "observe",
         ),
         ActionKind(

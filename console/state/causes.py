@@ -34,7 +34,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """Something wrong with a server, in words that do not name the server."""
+    """Something wrong with a server. The text does not name the server."""
 
     server: str
     text: str

@@ -34,7 +34,7 @@ def view(
 
 
 def view_values(shown: View, span: tuple[float, float], panel: str, line: str) -> Mapping[str, str]:
-    """What the console's flags of these names say of a view; empty for what is the default."""
+    """A view as the console's flags of these names; empty where it is the default."""
     low, high = shown.brush or span
     return {
         "at": iso(high),
@@ -83,25 +83,26 @@ def action(
     else:
         parts = ["server", kind]
         flags = ["--server", *servers, *flags]
-    words = [word for word in target if word]
+    positional = [part for part in target if part]
     if kind == "canary":
-        parts, share = ["server", "activate"], words[1:]
-        words = words[:1] + [
+        parts, share = ["server", "activate"], positional[1:]
+        positional = positional[:1] + [
             part
             for flag, value in zip(("--canary", "--canary-minutes"), share, strict=False)
             for part in (flag, value)
         ]
     if kind == "canary-end":
-        parts, words = ["server", "rollback"], ["--canary-only"]
+        parts, positional = ["server", "rollback"], ["--canary-only"]
     if kind == "replay-against":
-        parts, words = ["server", "replay"], [*words[:1], *_given(("--stamp", "".join(words[1:])))]
+        stamp = "".join(positional[1:])
+        parts, positional = ["server", "replay"], [*positional[:1], *_given(("--stamp", stamp))]
     if kind == "verify":
         parts = ["server", "status", "--verify"]
     if kind in ("verify", "replay", "replay-against"):
         flags = ["--server", *servers, *access.server_flags()]
     if kind == "feedback":
         flags = ["--server", *servers, *_given(("--source", reason)), *access.server_flags()]
-    return shlex.join([*parts, *words, *flags])
+    return shlex.join([*parts, *positional, *flags])
 
 
 def export(clauses: Sequence[Clause], span: tuple[float, float]) -> str:

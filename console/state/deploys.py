@@ -8,7 +8,7 @@ import re
 from server.telemetry.rows import DeployRow
 
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
-# Prefixes of words, the decisive one first: "canary abort" is an end, not a canary.
+# Beginnings of a word of an action, the decisive one first: "canary abort" is an end, not a canary.
 _MEANINGS = (
     ("death", ("replica",)),
     ("refuse", ("refus", "reject", "fail", "abort", "deni")),
@@ -32,7 +32,7 @@ def mark_of(action: str) -> str:
 
 
 def severity_of(action: str) -> str:
-    """A deploy that was turned down or taken back needs attention; the rest is for the record."""
+    """A deploy that was refused or rolled back needs attention; the rest is for the record."""
     return "warning" if mark_of(action) in ("refuse", "rollback", "death") else "info"
 
 

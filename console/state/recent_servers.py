@@ -1,4 +1,4 @@
-"""The servers of the last time, for `--again`: addresses and names of files, never a token."""
+"""The servers of the previous start, for `--again`: addresses and names of files, never a token."""
 
 from __future__ import annotations
 

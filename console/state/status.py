@@ -111,7 +111,7 @@ def fleet_state(
         *status_messages.moved(skew),
         *status_messages.drifting(alerts),
         *status_messages.others(alerts, reported),
-        *status_messages.taken_back(servers, deploys, now_s),
+        *status_messages.rolled_back(servers, deploys, now_s),
         *status_messages.oddities(servers),
         *status_messages.plaintext(servers),
         *status_messages.in_hand(alerts),

@@ -238,7 +238,7 @@ def quiet(line: AlertLine) -> bool:
     return bool(line.row.acknowledged_by) or line.row.silenced or line.silenced_until_s > 0
 
 
-def taken_back(
+def rolled_back(
     servers: Sequence[ServerLine], deploys: Sequence[tuple[str, DeployRow]], now_s: float
 ) -> list[StatusMessage]:
     """Canaries that their servers ended lately: nothing is wrong any more, and someone waits for
@@ -251,12 +251,12 @@ def taken_back(
             continue
         at_s = row.at_unix_ms / 1000 - line.link.shift_s
         if 0 <= now_s - at_s < TAKEN_BACK_S:
-            what = f"canary {row.stamp[:8]} was taken back: {row.detail}"
+            what = f"canary {row.stamp[:8]} was rolled back: {row.detail}"
             found.append((at_s, address, f"{line.name}: {what}"))
     if not found:
         return []
     at_s, key, detail = max(found)
-    text = _count(len(found), "canary taken back", "canaries taken back")
+    text = _count(len(found), "canary rolled back", "canaries rolled back")
     return [StatusMessage("warning", text, "skew", key, at_s, detail, kind="deploy")]
 
 
