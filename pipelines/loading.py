@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 from pipelines.build.restamp import restamp
 from pipelines.bundle import golden
 from pipelines.errors import ManifestMismatch
-from pipelines.pipeline import Pipeline
+from pipelines.pipeline import EMBEDDED, Pipeline
 
-EMBEDDED = Path(__file__).parent / "triage" / "bundle"
 LIBRARIES = "libraries"  # the check of a refusal that restamping may answer
 
 

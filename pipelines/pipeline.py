@@ -39,6 +39,7 @@ from pipelines.postprocess import Answerer, ForwardResult
 from pipelines.prepare import Label, Preparer, read_labels
 from pipelines.types import Prediction, Prepared, Sample
 
+EMBEDDED = Path(__file__).parent / "triage" / "bundle"
 PROJECTION = "reference/embedding.safetensors"
 # Rows `predict` runs at once. On a CPU more rows gain nothing, and mixed rows need more padding.
 PREDICT_ROWS = 16
