@@ -69,7 +69,6 @@ class Engine:
         config: ServerConfig,
         pool: Pool,
         recorder: RecordSink,
-        clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         build: Build | None = None,
         withheld: Callable[[str], str] = lambda _stamp: "",
@@ -80,7 +79,6 @@ class Engine:
         self.observer: RowObserver | None = None  # called for each row after its caller
         self._config = config
         self._recorder = recorder
-        self._clock = clock
         self._wall = wall
         self._started = wall()
         self._withheld = withheld
@@ -173,19 +171,17 @@ class Engine:
         items: asyncio.Queue[str | Outcome] = asyncio.Queue()
         stamp = stamp_of(pool)
         entry = pool.submit(work, items.put_nowait, items.put_nowait)
-        first_token_ms = 0.0
         try:
             while isinstance(item := await items.get(), str):
-                first_token_ms = first_token_ms or (self._clock() - entry.queued_at) * 1e3
                 yield Token(item, stamp)
         finally:
             if not entry.closed:
                 pool.cancel(entry)
                 self._count_cancelled()
-        generated = Generated(entry.tokens, entry.finish_reason, first_token_ms)
+        generated = Generated(entry.tokens, entry.finish_reason, entry.first_token_ms)
         outcome = replace(self._checked(work, item), generated=generated)
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
-        yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, first_token_ms)
+        yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, entry.first_token_ms)
 
     def learnt(self, items: Sequence[FeedbackItem], results: Sequence[FeedbackResult]) -> None:
         """What turned out to be true of answers, as far as telemetry took it."""

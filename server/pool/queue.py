@@ -36,6 +36,7 @@ class QueueEntry:
     closed: bool = False  # its caller has been answered, or has gone
     finish_reason: str = ""
     tokens: int = 0
+    first_token_ms: float = 0.0  # from the queue to the first piece of text from the replica
     cost_s: float = 0.0  # of its work, as expected when it was queued
     expected_s: float = 0.0  # until its answer; 0: not known
 

@@ -320,7 +320,9 @@ class ReplicaHandle:
         self.moved_at = self.clock()
         entry = self.held.get(token.id)
         if entry is not None and token.text and entry.token is not None:
-            entry.streamed = True
+            if not entry.streamed:  # by the clock of total_ms: a slow caller is not in it
+                entry.streamed = True
+                entry.first_token_ms = (self.moved_at - entry.queued_at) * 1e3
             entry.token(token.text)
         if entry is not None and token.last:
             self._release(token.id)
