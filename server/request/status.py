@@ -94,6 +94,7 @@ def _violations(faults: Sequence[Fault]) -> error_details_pb2.BadRequest:
 
 
 def _pack(detail: message.Message) -> any_pb2.Any:
+    """With its maps in order: every process gives the same bytes for the same refusal."""
     packed = any_pb2.Any()
-    packed.Pack(detail)
+    packed.Pack(detail, deterministic=True)
     return packed

@@ -251,6 +251,13 @@ def test_a_refusal_fits_into_the_metadata_of_a_client(letter: str) -> None:
     assert spoken(Fault("INTERNAL", "", "X", "short")) == "short [X]"
 
 
+def test_every_process_gives_the_same_bytes_for_a_refusal() -> None:
+    """Else the order of its map is that of a hash which each process seeds by itself."""
+    ((_, _), (_, details)) = trailers((bad_input("parts[0]", "REASON", "text"),), STAMP)
+    assert isinstance(details, bytes)
+    assert 0 < details.index(b"\x0a\x05field") < details.index(b"\x0a\x05stamp")
+
+
 async def test_a_long_name_of_an_input_is_trimmed_in_the_refusal() -> None:
     request = v2.ModelInferRequest(model_name="triage")
     request.inputs.add(name="\U0001f600" * 9000, datatype="BYTES", shape=[1])
