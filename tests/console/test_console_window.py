@@ -230,8 +230,14 @@ def test_acknowledgement_reaches_the_server_and_silence_ends(
         window = make(fleet.addresses)
         qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
         window.focus_panel("alerts")
-        window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
+
+        def chosen() -> bool:
+            """Live is not enough: the rows of alerts come after the snapshot."""
+            window.alerts.select(f"{fleet.addresses[0]}\tgpu-01.fra-latency")
+            return window.alerts.table.row() is not None
+
         for action, key in (("acknowledge", Qt.Key.Key_A), ("silence", Qt.Key.Key_S)):
+            qtbot.waitUntil(chosen, timeout=patience_ms(10))
             qtbot.keyClick(window.alerts.table, key)
             dialog = next(d for d in window.findChildren(QDialog) if d.isVisible())
             dialog.note.setText(f"looking: {action}")  # type: ignore[attr-defined]

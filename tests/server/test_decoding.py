@@ -35,6 +35,7 @@ from tests.support import probing_decoder
 from tests.support.patience import patience
 from tests.support.running import idle_engine
 from tests.support.standin_engine import REPLICA
+from tests.support.stopped import stop
 
 MIB = 1 << 20
 LIMITS = InputLimits()
@@ -271,7 +272,7 @@ def test_a_decoder_that_gets_no_processor_is_not_the_callers_fault() -> None:
     pool = DecoderPool(1, replace(SETTINGS, row_wait_s=0.3), probing_decoder.nursery())
     try:
         pool.start()
-        os.kill(pool.pids[0], signal.SIGSTOP)
+        stop(pool.pids[0])
         with pytest.raises(Failed) as caught:
             ask(pool, "first")
         assert caught.value.fault.code == "RESOURCE_EXHAUSTED"
@@ -316,7 +317,7 @@ def test_a_decoder_killed_at_work_is_replaced_and_its_row_answered(real: PartDec
         decode_part(part, "parts[0]", LIMITS)
     pids = real.pool.pids
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     found: list[object] = []
     row = threading.Thread(target=lambda: found.append(decoded_by(real, part)))
     row.start()

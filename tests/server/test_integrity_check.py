@@ -25,6 +25,7 @@ from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from tests.support.patience import patience
 from tests.support.running import channel_to, idle_engine, listener, until
+from tests.support.stopped import stop
 from tests.support.stub_bundles import Unkept
 from tests.support.stub_replica import StubWatch, stub_config, stub_pool
 
@@ -142,7 +143,7 @@ async def test_verifying_does_not_wait_for_a_replica_that_dies(tmp_path: Path) -
     async with running(tmp_path / "none") as engine:
         replica = engine.snapshot().replicas[0]
 
-        os.kill(replica.pid, signal.SIGSTOP)  # it will not answer
+        stop(replica.pid)  # it will not answer
         stat = Path(f"/proc/{replica.pid}/stat")
         await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
         asked = asyncio.create_task(engine.verify())

@@ -18,6 +18,7 @@ from server.types import Outcome
 from tests.support.patience import patience
 from tests.support.running import until
 from tests.support.running_pool import Ask, ask, pid, running
+from tests.support.stopped import stop
 from tests.support.stub_replica import STAMP, stub_config, stub_pool, stub_spawner, work
 
 
@@ -62,7 +63,7 @@ async def test_a_replica_that_stops_moving_is_killed_and_its_row_retried() -> No
     # does a probe that is under way when it is stopped, as after one that was slow.
     settings = {"stall_s": patience(0.5), "slow_after": 1, "probe_interval_s": 3_600.0}
     async with running(settings=settings) as pool:
-        os.kill(pid(pool), signal.SIGSTOP)
+        stop(pid(pool))
         outcome = await ask(pool, "a", "x")
         assert outcome.answer and outcome.retried
 
@@ -78,7 +79,7 @@ async def test_a_death_is_reported_with_its_reason_and_stays_in_the_status() -> 
         assert (await ask(pool, "a", "x")).answer
         before = pool.statuses()[0]
         assert before.p95_ms > 0 and before.last_exit == ""
-        os.kill(pid(pool), signal.SIGSTOP)
+        stop(pid(pool))
         outcome = await ask(pool, "b", "x")
         assert outcome.answer and outcome.retried
         status = pool.statuses()[0]
@@ -159,7 +160,7 @@ async def test_stopping_ends_every_process_and_answers_what_waits() -> None:
 async def test_a_replica_that_hangs_is_replaced_within_three_heartbeats() -> None:
     async with running(2, {"stall_s": 600.0}) as pool:
         stopped = pool.statuses()[0].pid
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         answers = await asyncio.gather(*(ask(pool, f"r{n}", "hello") for n in range(16)))
         assert all(outcome.answer for outcome in answers)
         await until(lambda: pool.serving == 2 and pool.statuses()[0].pid != stopped)
