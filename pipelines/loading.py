@@ -36,6 +36,6 @@ def load(
         with TemporaryDirectory(prefix="trefoil-") as folder:
             copy = Path(folder) / "bundle"
             restamp(EMBEDDED, copy)
-            return Pipeline.load(copy, device, dtype, threads)
-    golden.require(pipeline)
+            pipeline = Pipeline.load(copy, device, dtype, threads)
+    golden.require(pipeline)  # a copy too: it was answered on another device perhaps
     return pipeline

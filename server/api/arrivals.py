@@ -149,7 +149,8 @@ class Arrivals:
     async def run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._reading.wait(), COUNT_S)
+                async with asyncio.timeout(COUNT_S):
+                    await self._reading.wait()
                 await asyncio.sleep(LOOK_S)
             try:
                 self.look()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -82,8 +83,8 @@ class _Answer:
 class Exposition:
     """All counts, and those of this process, in the form a scraper accepts.
 
-    Scrapers share an answer for SHARED times as long as it took to make, some 0.1 s: so they
-    take at most a part of a core in SHARED, however many they are and however often they come.
+    Scrapers of one form share an answer for SHARED times as long as it took to make, some 0.1 s: so
+    they take at most a part of a core in SHARED, however many they are and however often they come.
     """
 
     def __init__(self, collect: Collect, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -91,26 +92,35 @@ class Exposition:
         self.registry.register(Counts(collect))
         client.ProcessCollector(registry=self.registry)
         self._clock = clock
-        self._answers: dict[str, _Answer] = {}  # by content type
+        self._answers: dict[str, _Answer] = {}  # by form
         self._making = threading.Lock()
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """The body and its content type, for an Accept header."""
+    def text(self, accept: str, zipped: bool = False) -> tuple[bytes, str]:
+        """The body, with gzip if `zipped`, and its content type, for an Accept header."""
         if takes_protobuf(accept):
-            return self._shared(PROTOBUF, lambda: encoded(self.registry.collect())), PROTOBUF
-        encode, content_type = choose_encoder(accept)
-        return self._shared(content_type, lambda: encode(self.registry)), content_type
+            content_type = PROTOBUF
 
-    def _shared(self, content_type: str, make: Callable[[], bytes]) -> bytes:
+            def make() -> bytes:
+                return encoded(self.registry.collect())
+        else:
+            encode, content_type = choose_encoder(accept)
+            make = partial(encode, self.registry)
+        if zipped:
+            return self._shared(
+                f"{content_type} gzip", lambda: gzip.compress(make(), 1)
+            ), content_type
+        return self._shared(content_type, make), content_type
+
+    def _shared(self, form: str, make: Callable[[], bytes]) -> bytes:
         with self._making:
-            known, began = self._answers.get(content_type), self._clock()
+            known, began = self._answers.get(form), self._clock()
             if known is not None and began < known.until:
                 return known.body
             body = make()
             if len(self._answers) >= MOST_TYPES:  # a scraper may ask for any version of a form
                 self._answers.clear()
             ended = self._clock()
-            self._answers[content_type] = _Answer(body, ended + SHARED * (ended - began))
+            self._answers[form] = _Answer(body, ended + SHARED * (ended - began))
             return body
 
 
@@ -158,11 +168,11 @@ def only_metrics(exposition: Exposition) -> WSGIApplication:
         if environ.get("PATH_INFO") != PATH:
             start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"only {PATH} is here\n".encode()]
-        body, content_type = exposition.text(environ.get("HTTP_ACCEPT", ""))
+        zipped = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        body, content_type = exposition.text(environ.get("HTTP_ACCEPT", ""), zipped)
         headers = [("Content-Type", content_type)]
-        if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
+        if zipped:
             headers.append(("Content-Encoding", "gzip"))
-            body = gzip.compress(body, 1)
         start("200 OK", headers)
         return [body]
 
