@@ -187,7 +187,8 @@ class Arrivals:
     # ---- what is too much --------------------------------------------------------------------
 
     def _end_surplus(self, found: Mapping[str, OwnSocket]) -> None:
-        """The newest connections of a host that has too many: those in use are the older ones."""
+        """The newest connections of a host that has too many: those in use are the older ones.
+        Of those found in one look, those that made no call go first."""
         assert self.sockets is not None
         self.open = len(found)
         hosts: dict[str, list[str]] = {}
@@ -197,13 +198,16 @@ class Arrivals:
         for host, peers in hosts.items():
             if len(peers) <= limit:
                 continue
-            peers.sort(key=lambda peer: found[peer].number)
+            peers.sort(key=lambda peer: self._age(peer, found[peer]))
             ended = sum(self.sockets.end(peer) for peer in peers[limit:])
             self.refused["connections"] += ended
             if self._counted_at - self._logged_at >= LOG_EVERY_S:
                 self._logged_at = self._counted_at
                 text = "%s has %d connections, the newest %d were ended; the limit is %d"
                 logger.warning(f"{text} (--max-connections-peer)", host, len(peers), ended, limit)
+
+    def _age(self, peer: str, own: OwnSocket) -> tuple[int, bool, int]:
+        return own.first_look, peer not in self._connections, own.number
 
     def _cut_the_late(self, now: float) -> None:
         text = f"a message that has not arrived after {self.longest_s:g} s"

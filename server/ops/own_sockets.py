@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ BYTES_RECEIVED = struct.Struct("@Q")
 
 @dataclass(frozen=True, slots=True)
 class OwnSocket:
-    """`received`: bytes since the connection began, those of TLS and HTTP/2 included. `number`
-    grows with each socket that the kernel makes, so a later connection has a larger one."""
+    """`received`: bytes since the connection began, those of TLS and HTTP/2 included. `number` is
+    its own among the sockets of this host. It is no age: Linux gives each CPU numbers in blocks of
+    1,024, so a connection that was accepted later, by another CPU, may have a smaller one."""
 
     descriptor: int
     number: int
     received: int
+    first_look: int = 0  # which look was the first that found it
 
 
 class OwnSockets:
@@ -37,7 +39,8 @@ class OwnSockets:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._known: Mapping[str, OwnSocket] = {}
+        self._known: dict[str, OwnSocket] = {}
+        self._looks = 0
 
     def look(self) -> Mapping[str, OwnSocket]:
         """All connections of the port; about 10 us for each descriptor of the process."""
@@ -45,8 +48,13 @@ class OwnSockets:
             names = os.listdir(DESCRIPTORS)
         except OSError:  # no /proc, or no descriptor left to read it with
             names = []
-        found = (self._connection(int(name)) for name in names)
-        self._known = {peer: own for peer, own in filter(None, found)}
+        self._looks += 1
+        known, self._known = self._known, {}
+        for peer, own in filter(None, (self._connection(int(name)) for name in names)):
+            before = known.get(peer)
+            same = before is not None and before.number == own.number
+            first_look = before.first_look if before is not None and same else self._looks
+            self._known[peer] = replace(own, first_look=first_look)
         return self._known
 
     def received(self, peers: Iterable[str]) -> dict[str, int]:

@@ -4,11 +4,12 @@ connections, messages without the right to make the call."""
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server import host
 from server.api.arrivals import LONGEST_ARRIVAL_S, Arrivals
+from server.api.call_budget import arrival_limits
 from server.api.listener import UNASKED_BYTES, Listener
 from server.config import ServerConfig
+from server.ops.own_sockets import OwnSockets
 from server.values import MIB
 from tests.support.raw_http2 import RawConnection, message
 from tests.support.running import IDENTITY, channel_to, program, until
@@ -157,6 +160,74 @@ async def test_the_newest_connections_of_a_host_are_the_surplus() -> None:
         await until(lambda: kept.open == 4)
         for one in flood:
             one.close()
+
+
+@contextmanager
+def accepting() -> Iterator[tuple[int, Callable[[int], socket.socket]]]:
+    """A port, and a function that connects to it, is accepted on a CPU, and returns the caller."""
+    allowed = os.sched_getaffinity(0)
+    with ExitStack() as open_ones:
+        listening = open_ones.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def accepted(cpu: int) -> socket.socket:
+            caller = open_ones.enter_context(socket.create_connection(listening.getsockname()))
+            os.sched_setaffinity(0, {cpu})
+            try:
+                open_ones.enter_context(listening.accept()[0])
+            finally:
+                os.sched_setaffinity(0, allowed)
+            return caller
+
+        yield listening.getsockname()[1], accepted
+
+
+def kernel_numbers_by_cpu() -> list[int]:
+    """The CPUs of this process, that with the largest next number of a socket first."""
+    allowed, numbers = os.sched_getaffinity(0), {}
+    for cpu in allowed:
+        os.sched_setaffinity(0, {cpu})
+        with socket.socket() as one:
+            numbers[cpu] = os.fstat(one.fileno()).st_ino
+    os.sched_setaffinity(0, allowed)
+    return sorted(numbers, key=lambda cpu: numbers[cpu], reverse=True)
+
+
+class OneCall:
+    """The context of a call whose message has arrived."""
+
+    def __init__(self, caller: socket.socket) -> None:
+        self._peer = f"ipv4:127.0.0.1:{caller.getsockname()[1]}"
+
+    def peer(self) -> str:
+        return self._peer
+
+    async def read(self) -> bytes:
+        return b"whole"
+
+
+def closed(caller: socket.socket) -> bool:
+    caller.settimeout(0.2)
+    with suppress(TimeoutError):
+        return not caller.recv(1)
+    return False
+
+
+async def test_what_the_kernel_numbers_a_connection_is_not_its_age() -> None:
+    """Each CPU numbers sockets from a block of its own: the first connection has the largest."""
+    largest, *_, smallest = kernel_numbers_by_cpu() * 2
+    with accepting() as (port, accepted):
+        now = 100.0
+        limits = arrival_limits(replace(ServerConfig(), max_connections_peer=2))
+        arrivals = Arrivals(limits, OwnSockets(port), clock=lambda: now)
+        old = accepted(largest)
+        arrivals.look()
+        called = accepted(largest)
+        await arrivals.read(OneCall(called), one_message=True)
+        newer = [accepted(smallest) for _ in range(3)]
+        now += 10
+        arrivals.look()
+        assert arrivals.refused["connections"] == 3
+        assert [closed(one) for one in (old, called, *newer)] == [False] * 2 + [True] * 3
 
 
 async def test_no_more_connections_than_in_all() -> None:
