@@ -1,4 +1,4 @@
-"""The native service over real gRPC, around an engine without replicas."""
+"""The native service over real gRPC, around an engine whose replica answers by rules."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from google.rpc import error_details_pb2, status_pb2
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from tests.support.patience import patience
-from tests.support.running import channel_to, listener, until
-from tests.support.standin_engine import LABELS, STAMP, StandInEngine, without_facts
+from tests.support.ruled_engine import ruled, served
+from tests.support.ruled_replica import LABELS
+from tests.support.running import channel_to, idle_engine, listener, until
+from tests.support.stub_replica import STAMP
 
 MANY_SLICES = {f"tag{index}": "v" for index in range(17)}
 
@@ -47,7 +49,7 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_answer_carries_scores_timing_and_the_stamp_in_body_and_trailer() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         call = stubs.InferenceStub(channel).Predict(request(example("hum"), request_id="r1"))
         response = await call
         trailing = dict(await call.trailing_metadata())
@@ -55,31 +57,28 @@ async def test_answer_carries_scores_timing_and_the_stamp_in_body_and_trailer() 
     assert response.request_id == "r1"
     assert response.stamp.hex == result.stamp == trailing["trefoil-stamp"] == STAMP
     assert [score.label for score in result.prediction.scores] == list(LABELS)
-    assert (result.timing.forward_ms, result.timing.total_ms, result.batch_size) == (4.0, 10.5, 2)
+    stages = [value for field, value in result.timing.ListFields() if field.name != "total_ms"]
+    assert result.timing.forward_ms > 0 and result.batch_size == 1
+    assert sum(stages) == pytest.approx(result.timing.total_ms, rel=1e-4)
     assert len(result.prediction_id) == 32
 
 
 async def test_caller_without_a_deadline_has_the_servers_own() -> None:
-    engine, before = StandInEngine(), time.monotonic()
-    async with (
-        listener(engine, default_deadline_s=3600.0) as address,
-        channel_to(address) as channel,
-    ):
+    before = time.monotonic()
+    async with served(default_deadline_s=3600.0) as (engine, channel):
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     (work,) = engine.received
     assert work.deadline is not None and work.deadline >= before + 3600.0
 
 
 async def test_default_deadline_of_nought_is_none() -> None:
-    engine = StandInEngine()
-    async with listener(engine, default_deadline_s=0.0) as address, channel_to(address) as channel:
+    async with served(default_deadline_s=0.0) as (engine, channel):
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     (work,) = engine.received
     assert work.deadline is None
 
 
 async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
-    engine = StandInEngine()
     sent = pb.Example(
         parts=[
             pb.Part(data=b"RIFF1234WAVE", id="a"),
@@ -88,7 +87,7 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
         ],
         slices={"site": "b"},
     )
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         metadata = (("trefoil-client", "press-7"), ("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"))
         await stubs.InferenceStub(channel).Predict(
             request(sent, session_id="s", priority=pb.HIGH, no_payload_sample=True),
@@ -104,15 +103,14 @@ async def test_parts_reach_the_engine_as_sent_and_in_order() -> None:
 
 
 async def test_client_is_host_and_program_when_it_does_not_name_itself() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         await stubs.InferenceStub(channel).Predict(request(example("hum")))
     assert engine.received[0].client.startswith("127.0.0.1 grpc-python")
 
 
 async def test_one_bad_row_never_fails_the_others() -> None:
     rows = [example("hum"), pb.Example(), example("INVALID_ARGUMENT TOO_DARK"), example("hiss")]
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         response = await stubs.InferenceStub(channel).Predict(request(*rows))
     kinds = [result.WhichOneof("outcome") for result in response.results]
     assert kinds == ["prediction", "fault", "fault", "prediction"]
@@ -122,7 +120,7 @@ async def test_one_bad_row_never_fails_the_others() -> None:
 
 
 async def test_a_single_bad_row_is_a_status_with_details() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         bad = request(example("hum", "INVALID_ARGUMENT TOO_DARK"))
         error = await refusal(stubs.InferenceStub(channel).Predict(bad))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -136,28 +134,39 @@ async def test_a_single_bad_row_is_a_status_with_details() -> None:
 
 async def test_several_bad_rows_are_faults_of_an_answered_request() -> None:
     rows = [example("INVALID_ARGUMENT A"), example("INVALID_ARGUMENT B")]
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         response = await stubs.InferenceStub(channel).Predict(request(*rows))
     assert [result.fault.reason for result in response.results] == ["A", "B"]
 
 
 async def test_what_meets_every_row_fails_the_request_so_that_retry_policies_see_it() -> None:
-    rows = [example("UNAVAILABLE WARMING"), example("UNAVAILABLE WARMING")]
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    rows = [example("hum"), example("hiss")]
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         error = await refusal(stubs.InferenceStub(channel).Predict(request(*rows)))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert details(error)["ErrorInfo"].reason == "WARMING"
 
 
 async def test_a_full_server_says_when_to_come_back() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
-        full = request(example("RESOURCE_EXHAUSTED QUEUE_FULL"))
-        error = await refusal(stubs.InferenceStub(channel).Predict(full))
+    async with (
+        ruled({"queue_rows": 1}, rows=1) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
+        stub = stubs.InferenceStub(channel)
+        for held in (1, 2):  # one in the replica, one in the queue
+            stub.Predict(request(example("wait")))
+            await until(lambda held=held: engine.at_work == held)  # type: ignore[misc]
+        error = await refusal(stub.Predict(request(example("hum"))))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert details(error)["RetryInfo"].retry_delay.ToMilliseconds() == 200
+    (fault,) = engine.refused
+    assert (fault.reason, fault.retry_after_s > 0) == ("QUEUE_FULL", True)
+    delay = details(error)["RetryInfo"].retry_delay
+    assert delay.ToMilliseconds() == int(fault.retry_after_s * 1000)
 
 
 async def test_another_stamp_is_refused_with_the_serving_one() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         pinned = request(example("hum"), expected_stamps=["cd" * 32])
         error = await refusal(stubs.InferenceStub(channel).Predict(pinned))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -207,8 +216,7 @@ async def test_another_stamp_is_refused_with_the_serving_one() -> None:
 async def test_bad_requests_are_refused_by_field_and_reason(
     bad: pb.PredictRequest, field: str, reason: str
 ) -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         error = await refusal(stubs.InferenceStub(channel).Predict(bad))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = details(error)["BadRequest"].field_violations
@@ -218,7 +226,7 @@ async def test_bad_requests_are_refused_by_field_and_reason(
 
 async def test_a_true_claim_of_the_content_passes() -> None:
     part = pb.Part(data=b"x", sha256=hashlib.sha256(b"x").hexdigest(), modality=pb.AUDIO)
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         response = await stubs.InferenceStub(channel).Predict(request(pb.Example(parts=[part])))
     assert response.results[0].prediction.label == "ok"
 
@@ -232,7 +240,7 @@ async def raw_predict(channel: grpc.aio.Channel, data: bytes) -> Any:
 
 async def test_text_that_is_not_utf8_is_named_and_the_other_rows_are_answered() -> None:
     data = request(example("fine"), example("fine", "b@d")).SerializeToString()
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         response = await raw_predict(channel, data.replace(b"b@d", b"b\xffd"))
     assert response.results[0].prediction.label == "ok"
     assert response.results[1].fault.field == "examples[1].parts[1].text"
@@ -241,31 +249,30 @@ async def test_text_that_is_not_utf8_is_named_and_the_other_rows_are_answered() 
 
 async def test_a_label_that_is_not_utf8_is_named() -> None:
     data = request(example("fine"), labels=["good", "b@d"]).SerializeToString()
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         error = await refusal(raw_predict(channel, data.replace(b"b@d", b"b\xffd")))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(error)["BadRequest"].field_violations[0].field == "labels[1]"
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         error = await refusal(raw_predict(channel, b"\xff\xff\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         call = stubs.InferenceStub(channel).Predict(request(example("wait"), example("wait")))
-        await until(lambda: len(engine.received) == 2)
+        await until(lambda: engine.at_work == 2)
         call.cancel()
-        await until(lambda: len(engine.cancelled) == 2)
-    assert sorted(engine.cancelled) == sorted(work.id for work in engine.received)
+        await until(lambda: engine.counters.cancelled == 2)
+        engine.gate.open()
+        await until(lambda: not engine.at_work)
 
 
 async def test_stream_answers_as_requests_finish_and_survives_a_bad_one() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         stream = stubs.InferenceStub(channel).PredictStream()
         await stream.write(request(example("wait"), request_id="slow"))
         await stream.write(request(request_id="empty"))
@@ -276,7 +283,7 @@ async def test_stream_answers_as_requests_finish_and_survives_a_bad_one() -> Non
             "fault",
             "prediction",
         }
-        engine.release.set()
+        engine.gate.open()
         await stream.done_writing()
         last = await stream.read()
         assert last.request_id == "slow" and last.results[0].stamp == STAMP
@@ -284,41 +291,40 @@ async def test_stream_answers_as_requests_finish_and_survives_a_bad_one() -> Non
 
 
 async def test_stream_reads_no_more_than_it_may_have_in_flight() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         stream = stubs.InferenceStub(channel).PredictStream()
         for index in range(100):
             await stream.write(request(example("wait"), request_id=str(index)))
         await until(lambda: engine.at_work == 64)
         await asyncio.sleep(0.05)
-        assert engine.most_at_work == 64
-        engine.release.set()
+        assert engine.at_work == 64 == len(engine.received)
+        engine.gate.open()
         await stream.done_writing()
         answered = {response.request_id async for response in stream}
     assert len(answered) == 100
 
 
 async def test_generated_text_comes_piece_by_piece_with_the_stamp_first_and_last() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         call = stubs.InferenceStub(channel).Generate(pb.GenerateRequest(example=example("hum")))
         events = [event async for event in call]
     assert "".join(event.text for event in events) == "smoke near the drive"
-    assert [event.stamp.hex for event in events] == [STAMP, "", "", STAMP]
-    assert (events[-1].end.finish_reason, events[-1].end.tokens) == ("stop", 3)
+    assert [event.stamp.hex for event in events] == [STAMP, "", "", "", STAMP]
+    assert (events[-1].end.finish_reason, events[-1].end.tokens) == ("stop", 4)
 
 
 async def test_cancelling_a_generation_cancels_its_work() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
-        endless = pb.GenerateRequest(example=example("hum"), max_new_tokens=1)
+    async with served() as (engine, channel):
+        endless = pb.GenerateRequest(example=example("endless"))
         call = stubs.InferenceStub(channel).Generate(endless)
         await call.read()
         call.cancel()
-        await until(lambda: engine.cancelled)
+        await until(lambda: engine.counters.cancelled == 1)
+        await until(lambda: not engine.at_work)
 
 
 async def test_a_generation_at_fault_is_a_status() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         bad = pb.GenerateRequest(example=example("INVALID_ARGUMENT TOO_DARK"))
         error = await refusal(stubs.InferenceStub(channel).Generate(bad).read())
         empty = await refusal(stubs.InferenceStub(channel).Generate(pb.GenerateRequest()).read())
@@ -327,29 +333,31 @@ async def test_a_generation_at_fault_is_a_status() -> None:
 
 
 async def test_describe_tells_labels_limits_and_stamp() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
-        described = await stubs.InferenceStub(channel).Describe(pb.DescribeRequest())
-    assert described.queue_seconds == 0.25
+    async with served() as (engine, channel):
+        stub = stubs.InferenceStub(channel)
+        await stub.Predict(request(*[example("sleep 0.001")] * 8))  # what a row takes is known now
+        stub.Predict(request(example("wait")))
+        await until(lambda: engine.at_work)
+        described = await stub.Describe(pb.DescribeRequest())
+        assert described.queue_seconds == engine.snapshot().queue_seconds > 0
     assert (described.stamp.hex, list(described.labels)) == (STAMP, list(LABELS))
     assert {limit.name for limit in described.limits} == {"max_parts", "image_pixels"}
 
 
 async def test_describe_before_the_first_load_is_unavailable() -> None:
-    async with listener(without_facts()) as address, channel_to(address) as channel:
+    async with listener(idle_engine()) as address, channel_to(address) as channel:
         error = await refusal(stubs.InferenceStub(channel).Describe(pb.DescribeRequest()))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> None:
-    engine = StandInEngine()
-    async with listener(engine, max_message_bytes=1 << 20) as address:
-        async with channel_to(address) as channel:
-            stub = stubs.InferenceStub(channel)
-            large = request(pb.Example(parts=[pb.Part(data=bytes(2 << 20))]))
-            error = await refusal(stub.Predict(large))
-            bomb = request(pb.Example(parts=[pb.Part(data=bytes(64 << 20))]))
-            zipped = await refusal(stub.Predict(bomb, compression=grpc.Compression.Gzip))
-            after = await stub.Predict(request(example("hum")))
+    async with served(max_message_bytes=1 << 20) as (engine, channel):
+        stub = stubs.InferenceStub(channel)
+        large = request(pb.Example(parts=[pb.Part(data=bytes(2 << 20))]))
+        error = await refusal(stub.Predict(large))
+        bomb = request(pb.Example(parts=[pb.Part(data=bytes(64 << 20))]))
+        zipped = await refusal(stub.Predict(bomb, compression=grpc.Compression.Gzip))
+        after = await stub.Predict(request(example("hum")))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert zipped.code() is grpc.StatusCode.UNIMPLEMENTED  # without --accept-gzip
     assert after.results[0].prediction.label == "ok"
@@ -357,7 +365,7 @@ async def test_a_message_beyond_the_limit_is_refused_and_the_server_goes_on() ->
 
 
 async def test_oversized_metadata_is_refused() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         metadata = (("trefoil-client", "x" * 40_000),)
         call = stubs.InferenceStub(channel).Predict(request(example("hum")), metadata=metadata)
         error = await refusal(call)

@@ -1,0 +1,108 @@
+"""The real engine over one or more replicas that answer by rules (tests/support/ruled_replica.py),
+and what a test wants to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from server.config import ServerConfig
+from server.engine import Engine
+from server.pool.pool import Pool
+from server.telemetry_port import NullTelemetry
+from server.types import Counters, Fault, Work
+from tests.support.running import channel_to, listener, until
+from tests.support.stub_replica import stub_config
+from tests.support.warm_replicas import warm_spawner
+
+ROOMY = 4096  # rows: a test holds some in the replica and others still have a place
+PATIENT_S = 600.0  # held rows make no progress, and their replica is not to be replaced for that
+
+
+class Gate:
+    """Closed until `open`; replicas pass it by the name of its file."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="trefoil-gate-")
+        self.path = self._file.name
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def open(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RuledEngine(Engine):
+    """Notes which rows came and why they were refused at the door. `gate` holds the rows that wait.
+    `why_withheld`: why its stamp may take no traffic, "" while it may."""
+
+    def __init__(self, config: ServerConfig, pool: Pool, gate: Gate) -> None:
+        self.why_withheld: Callable[[], str] = lambda: ""
+        super().__init__(config, pool, NullTelemetry(), withheld=lambda _: self.why_withheld())
+        self.gate = gate
+        self.received: list[Work] = []
+        self.refused: list[Fault] = []
+
+    def _route(self, work: Work) -> tuple[Pool, Fault | None]:
+        self.received.append(work)
+        pool, fault = super()._route(work)
+        self.refused += [fault] if fault is not None else []
+        return pool, fault
+
+    @property
+    def counters(self) -> Counters:
+        return self.snapshot().counters
+
+    @property
+    def at_work(self) -> int:
+        """Rows that were let in and have not been answered."""
+        snapshot = self.snapshot()
+        return snapshot.queued + snapshot.in_flight
+
+
+@asynccontextmanager
+async def ruled(
+    settings: dict[str, Any] | None = None,
+    kind: type[RuledEngine] = RuledEngine,
+    hold_load: bool = False,
+    **options: object,
+) -> AsyncIterator[RuledEngine]:
+    """An engine that is ready, or with `hold_load` one whose replica loads when the gate opens.
+    `settings` are fields of ServerConfig, `options` flags of the replicas."""
+    gate = Gate()
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    flags += [f"--gate={gate.path}", *(["--hold-load"] if hold_load else [])]
+    usual: dict[str, Any] = {"queue_rows": ROOMY, "stall_s": PATIENT_S}
+    config = replace(stub_config(), **(usual | (settings or {})))
+    engine = kind(config, Pool(config, warm_spawner(f"--rows={ROOMY}", *flags)), gate)
+    starting = asyncio.create_task(engine.start())
+    try:
+        if not hold_load:
+            await starting
+            await until(lambda: engine.snapshot().state == "READY")
+        yield engine
+    finally:
+        gate.open()
+        await starting
+        await engine.stop()
+        gate.close()
+
+
+@asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[tuple[RuledEngine, grpc.aio.Channel]]:
+    """An engine that is ready, and a channel to a listener around it with these settings."""
+    async with (
+        ruled() as engine,
+        listener(engine, **settings) as address,
+        channel_to(address) as channel,
+    ):
+        yield engine, channel
