@@ -19,15 +19,40 @@ from proto import (
     observe_pb2_grpc,
 )
 from server.main import main
+from server.types import Outcome
+from tests.support.ruled_engine import RuledEngine, ruled, served
 from tests.support.running import channel_to, idle_engine, listener, until
-from tests.support.standin_engine import STAMP, StandInEngine
+from tests.support.stub_replica import STAMP, work
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+ONE_PLACE: Any = {"queue_rows": 1}
+
+
 def ask(service: str) -> Any:
     return health_pb2.HealthCheckRequest(service=service)
+
+
+async def fill(engine: RuledEngine) -> list[asyncio.Task[Outcome]]:
+    """Rows that wait: one in the replica, which takes one, and one in the queue, which is full."""
+    rows = [asyncio.create_task(engine.predict(work("0", "wait")))]
+    await until(lambda: engine.snapshot().in_flight == 1)
+    rows.append(asyncio.create_task(engine.predict(work("1", "wait"))))
+    assert await engine.changed("READY") == "DEGRADED"
+    return rows
+
+
+async def reach(engine: RuledEngine, state: str) -> list[asyncio.Task[Outcome]]:
+    """Bring an engine to this state by what brings it there. The rows that keep it there."""
+    rows = await fill(engine) if state == "DEGRADED" else []
+    if state == "NOT_READY":
+        engine.why_withheld = lambda: "another stamp is expected"
+    if state == "DRAINING":
+        engine.leave()
+    await until(lambda: engine.snapshot().state == state)
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -41,15 +66,19 @@ def ask(service: str) -> Any:
     ],
 )
 async def test_health_follows_the_engine(state: str, startup: int, ready: int) -> None:
-    engine = StandInEngine()
-    engine.become(state)
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with (
+        ruled(ONE_PLACE, hold_load=state == "STARTING", rows=1) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
+        rows = await reach(engine, state)
         stub = health_pb2_grpc.HealthStub(channel)
         found = {
             name: (await stub.Check(ask(name))).status
             for name in ("", "trefoil.live", "trefoil.startup", "trefoil.ready")
         }
         listed = await stub.List(health_pb2.HealthListRequest())
+        assert not any(row.done() for row in rows) and engine.snapshot().state == state
     assert found == {
         "": ready,
         "trefoil.live": SERVING,
@@ -70,43 +99,48 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
 
 
 async def test_health_watch_tells_each_change_once() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with (
+        ruled(ONE_PLACE, rows=1) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         call = health_pb2_grpc.HealthStub(channel).Watch(ask("trefoil.ready"))
         assert (await call.read()).status == SERVING
-        engine.become("DEGRADED")  # still serving: nothing to report
-        await asyncio.sleep(0)
-        engine.become("NOT_READY")
+        rows = await fill(engine)  # degraded, still serving: nothing to report
+        await asyncio.sleep(0.05)
+        engine.why_withheld = lambda: "another stamp is expected"
         assert (await call.read()).status == NOT_SERVING
-        engine.become("READY")
+        engine.why_withheld = lambda: ""
         assert (await call.read()).status == SERVING
+        assert not any(row.done() for row in rows)
         call.cancel()
 
 
 async def test_watch_gives_the_whole_state_once_and_closes() -> None:
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
+        for number in range(3):
+            await engine.predict(work(str(number), "hum", expected_stamps=frozenset({"cd" * 32})))
         call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
         (event,) = [event async for event in call]
     snapshot = event.snapshot
     assert (event.instance, snapshot.server, snapshot.stamp) == ("instance-1", "press-7", STAMP)
     assert snapshot.state == observe_pb2.READY
-    assert snapshot.replicas[0].evidence[0].mix == "text"
-    assert snapshot.pins[0].refused == 3
+    assert [one.mix for one in snapshot.replicas[0].evidence] == ["image", "text"]
+    assert (snapshot.pins[0].stamp, snapshot.pins[0].refused) == ("cd" * 32, 3)
     assert snapshot.rss_bytes > 1 << 20
     assert {limit.name for limit in snapshot.limits} == {"max_parts", "image_pixels"}
 
 
 async def test_watch_tells_a_change_of_state_at_once() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         slow = observe_pb2.WatchRequest(interval_s=60)
         call = observe_pb2_grpc.ObserveStub(channel).Watch(slow)
         first = await call.read()
-        engine.become("NOT_READY", "a replica is slow")
+        engine.why_withheld = lambda: "another stamp is expected"
         second = await call.read()
         call.cancel()
     assert first.snapshot.state == observe_pb2.READY
-    assert second.snapshot.reason == "a replica is slow"
+    assert second.snapshot.reason == "another stamp is expected"
 
 
 async def test_rows_refused_at_arrival_are_counted() -> None:
@@ -119,9 +153,20 @@ async def test_rows_refused_at_arrival_are_counted() -> None:
     assert (snapshot.requests, snapshot.refused) == (2, 2)
 
 
+class Draining(RuledEngine):
+    grace_s = 0.0
+
+    async def drain(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        await super().drain(grace_s)
+
+
 async def test_drain_tells_its_progress_and_ends() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with (
+        ruled(kind=Draining) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         waiting = inference_pb2.Example(parts=[inference_pb2.Part(text="wait")])
         stub = inference_pb2_grpc.InferenceStub(channel)
         answer = stub.Predict(inference_pb2.PredictRequest(examples=[waiting]))
@@ -130,9 +175,9 @@ async def test_drain_tells_its_progress_and_ends() -> None:
         steps = []
         async for progress in call:
             steps.append(progress)
-            engine.release.set()
+            engine.gate.open()
         assert (await answer).results[0].prediction.label == "ok"
-    assert engine.drained_with == 5
+        assert isinstance(engine, Draining) and engine.grace_s == 5
     first = steps[0]
     assert (first.step, first.detail, first.done) == ("draining", "1 rows left", False)
     assert (steps[-1].step, steps[-1].fraction, steps[-1].done) == ("drained", 1.0, True)
@@ -174,11 +219,12 @@ async def test_reflection_lists_every_service_and_describes_its_types(version: s
 
 
 async def test_a_probe_asks_as_much_as_an_orchestrator_does() -> None:
-    engine = StandInEngine()
     ends = {}
-    async with listener(engine) as address:
-        for state in ("READY", "NOT_READY", "STARTING"):
-            engine.become(state, "so it is")
+    async with ruled(hold_load=True) as engine, listener(engine) as address:
+        for state in ("STARTING", "READY", "NOT_READY"):
+            if state == "READY":
+                engine.gate.open()
+            await reach(engine, state)
             ends[state] = [
                 await asyncio.to_thread(main, ["probe", "--server", address, "--for", question])
                 for question in ("ready", "started", "live")

@@ -153,10 +153,10 @@ async def test_a_full_server_says_when_to_come_back() -> None:
         listener(engine) as address,
         channel_to(address) as channel,
     ):
-        stub = stubs.InferenceStub(channel)
-        for held in (1, 2):  # one in the replica, one in the queue
-            stub.Predict(request(example("wait")))
-            await until(lambda held=held: engine.at_work == held)  # type: ignore[misc]
+        stub, held = stubs.InferenceStub(channel), []
+        while engine.at_work < 2:  # one in the replica, one in the queue
+            held.append(stub.Predict(request(example("wait"))))
+            await until(lambda: engine.at_work == len(held))
         error = await refusal(stub.Predict(request(example("hum"))))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     (fault,) = engine.refused
@@ -336,10 +336,11 @@ async def test_describe_tells_labels_limits_and_stamp() -> None:
     async with served() as (engine, channel):
         stub = stubs.InferenceStub(channel)
         await stub.Predict(request(*[example("sleep 0.001")] * 8))  # what a row takes is known now
-        stub.Predict(request(example("wait")))
+        waiting = stub.Predict(request(example("wait")))
         await until(lambda: engine.at_work)
         described = await stub.Describe(pb.DescribeRequest())
         assert described.queue_seconds == engine.snapshot().queue_seconds > 0
+        waiting.cancel()
     assert (described.stamp.hex, list(described.labels)) == (STAMP, list(LABELS))
     assert {limit.name for limit in described.limits} == {"max_parts", "image_pixels"}
 
