@@ -27,9 +27,9 @@ from server.config import ServerConfig
 from server.ops.own_sockets import OwnSockets
 from server.values import MIB
 from tests.support.raw_http2 import RawConnection, message
+from tests.support.ruled_engine import ruled
 from tests.support.running import IDENTITY, channel_to, program, until
 from tests.support.secure_listener import secure_listener
-from tests.support.standin_engine import StandInEngine
 
 PREDICT = "/trefoil.v1.Inference/Predict"
 STREAM = "/trefoil.v1.Inference/PredictStream"
@@ -43,15 +43,15 @@ async def counted(
 ) -> AsyncIterator[tuple[str, Arrivals]]:
     """The address of a listener, and what it counts. `settings` are fields of ServerConfig."""
     config = replace(ServerConfig(), listen="127.0.0.1:0", **settings)
-    engine: Any = StandInEngine()
-    running = Listener(
-        engine, config, IDENTITY, leave=lambda: None, longest_arrival_s=longest_arrival_s
-    )
-    address = await running.start()
-    try:
-        yield address, running.budget.arrivals
-    finally:
-        await running.stop(0)
+    async with ruled() as engine:
+        running = Listener(
+            engine, config, IDENTITY, leave=lambda: None, longest_arrival_s=longest_arrival_s
+        )
+        address = await running.start()
+        try:
+            yield address, running.budget.arrivals
+        finally:
+            await running.stop(0)
 
 
 async def pumped(connection: RawConnection, *streams: int) -> None:

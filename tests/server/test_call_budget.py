@@ -20,8 +20,8 @@ from server.api.observe import LONGEST_INTERVAL_S, Watchers
 from server.config import ServerConfig
 from server.security.roles import ALLOWED
 from tests.support.patience import patience
+from tests.support.ruled_engine import ruled
 from tests.support.running import channel_to, idle_engine, listener, until
-from tests.support.standin_engine import StandInEngine
 from trefoil.errors import Overloaded, Unavailable, error_of
 from trefoil.retry_policy import RetryPolicy
 
@@ -39,8 +39,8 @@ async def watched(channel: grpc.aio.Channel) -> Any:
 
 
 async def test_watchers_of_one_host_take_a_share_and_everybody_else_is_served() -> None:
-    engine = StandInEngine()
     async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(ruled())
         address = await stack.enter_async_context(listener(engine, max_watchers_peer=8))
         channels = [
             await stack.enter_async_context(
@@ -66,8 +66,7 @@ async def test_watchers_of_one_host_take_a_share_and_everybody_else_is_served() 
 
 
 async def test_predictions_cannot_take_the_places_of_those_who_operate_the_server() -> None:
-    engine = StandInEngine()
-    async with listener(engine, max_calls=6, max_calls_peer=6) as address:
+    async with ruled() as engine, listener(engine, max_calls=6, max_calls_peer=6) as address:
         async with channel_to(address) as channel:
             stub = stubs.InferenceStub(channel)
             waiting = [asyncio.ensure_future(stub.Predict(WAIT)) for _ in range(6)]
@@ -81,24 +80,23 @@ async def test_predictions_cannot_take_the_places_of_those_who_operate_the_serve
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
             once = observe_pb2.WatchRequest(once=True)
             assert [one async for one in observe_pb2_grpc.ObserveStub(channel).Watch(once)]
-            engine.release.set()
+            engine.gate.open()
             await asyncio.gather(*waiting)
             for _ in range(12):  # every place is free again
                 await stub.Predict(HUM)
 
 
 async def test_a_cancelled_call_gives_its_place_back() -> None:
-    engine = StandInEngine()
-    async with listener(engine, max_calls=2, max_calls_peer=2) as address:
+    async with ruled() as engine, listener(engine, max_calls=2, max_calls_peer=2) as address:
         async with channel_to(address) as channel:
             stub = stubs.InferenceStub(channel)
-            for _ in range(3):
+            for calls in (2, 4, 6):
                 waiting = [stub.Predict(WAIT) for _ in range(2)]
-                await until(lambda: engine.at_work == 2)
+                await until(lambda calls=calls: len(engine.received) == calls)  # type: ignore[misc]
                 for call in waiting:
                     call.cancel()
-                await until(lambda: engine.at_work == 0)
-            engine.release.set()
+                await until(lambda calls=calls: engine.counters.cancelled == calls)  # type: ignore[misc]
+            engine.gate.open()
             assert (await stub.Predict(WAIT, timeout=patience(10.0))).results
 
 
@@ -110,8 +108,8 @@ def test_every_method_has_a_kind_and_all_places_together_fit() -> None:
 
 
 async def test_two_thousand_calls_at_once_are_served_or_refused_with_a_time() -> None:
-    engine = StandInEngine()
     async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(ruled())
         address = await stack.enter_async_context(listener(engine, max_calls_peer=1500))
         channels = [
             await stack.enter_async_context(channel_to(address, use_local_subchannel_pool=1))
@@ -120,7 +118,7 @@ async def test_two_thousand_calls_at_once_are_served_or_refused_with_a_time() ->
         made = [stubs.InferenceStub(one).Predict(WAIT) for one in channels for _ in range(500)]
         answers = [asyncio.ensure_future(_ended(call)) for call in made]
         await until(lambda: engine.at_work == 1500, 60.0)
-        engine.release.set()
+        engine.gate.open()
         found = await asyncio.gather(*answers)
     errors = [error_of(one, address) for one in found if isinstance(one, grpc.aio.AioRpcError)]
     assert {error.code for error in errors} <= {"RESOURCE_EXHAUSTED"}

@@ -34,7 +34,6 @@ from tests.support import media_bytes as made
 from tests.support import probing_decoder
 from tests.support.patience import patience
 from tests.support.running import idle_engine
-from tests.support.standin_engine import REPLICA
 from tests.support.stopped import stop
 
 MIB = 1 << 20
@@ -360,10 +359,11 @@ def test_status_and_metrics_count_decoders() -> None:
     snapshot.replicas.add(decoder_restarts=3, decoder_deadlines=1)
     line = "decoders 3 restarted, 1 of them because a part took too long"
     assert line in report(snapshot, 0.0)
-    replica = replace(REPLICA, decoder_restarts=3, decoder_deadlines=1, decoder_lines=4)
+    now = idle_engine().snapshot()
+    replica = replace(now.replicas[0], decoder_restarts=3, decoder_deadlines=1, decoder_lines=4)
     readings = {
         reading.name: reading.value
-        for reading in state_of(replace(idle_engine().snapshot(), replicas=(replica, replica)))
+        for reading in state_of(replace(now, replicas=(replica, replica)))
     }
     assert readings["trefoil.decoder.restarts"] == 6
     assert readings["trefoil.decoder.deadlines"] == 2

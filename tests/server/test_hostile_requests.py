@@ -23,8 +23,9 @@ from server.request.uploads import UploadLimits, UploadStore
 from server.request.validation import Terms, Validator
 from server.request.wire import varint, with_contents
 from server.types import Fault
+from tests.support.ruled_engine import served
 from tests.support.running import channel_to, idle_engine, listener
-from tests.support.standin_engine import STAMP, StandInEngine
+from tests.support.stub_replica import STAMP
 
 CALLER = Caller("ipv4:10.0.0.7:1", "10.0.0.7", "someone", "", None)
 CONFIG = ServerConfig()
@@ -84,9 +85,8 @@ def validator(config: ServerConfig = CONFIG, uploads: UploadStore | None = None)
 
 
 async def test_ten_thousand_inputs_are_refused_at_once() -> None:
-    engine = StandInEngine()
     request = tensors(10_000, 1, raw=True)
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await infer(request.SerializeToString())
@@ -131,8 +131,7 @@ def test_a_message_twice_as_large_costs_no_more_than_twice_as_much(
 
 
 async def test_two_hundred_thousand_pins_are_refused_before_any_is_read() -> None:
-    engine = StandInEngine()
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         stub = stubs.InferenceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Predict(pb.PredictRequest.FromString(predict(stamps=200_000, rows=64)))
@@ -261,7 +260,7 @@ def test_every_process_gives_the_same_bytes_for_a_refusal() -> None:
 async def test_a_long_name_of_an_input_is_trimmed_in_the_refusal() -> None:
     request = v2.ModelInferRequest(model_name="triage")
     request.inputs.add(name="\U0001f600" * 9000, datatype="BYTES", shape=[1])
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await infer(request.SerializeToString())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,30 +17,32 @@ from server.commands.flags import flags
 from server.config import ServerConfig
 from server.request.limits import in_force, most, server_limits
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
+from tests.support.ruled_engine import ruled, served
+from tests.support.ruled_replica import facts
 from tests.support.running import ROOT, channel_to, idle_engine, listener
-from tests.support.standin_engine import FACTS, StandInEngine
 
 OPTION = re.compile(r'\("(grpc\.[a-z0-9_.]+)", ')  # of a channel or a server
 OURS = ("max_parts", 64.0, "parts")
-BUNDLE = replace(FACTS, limits=(("max_parts", 2.0, ""), ("max_text_bytes", 8.0, "")))
-LARGE = replace(FACTS, limits=(("max_parts", 1000.0, ""), ("max_audio_s", 30.0, "")))
+SMALLER = "max_parts=2,max_text_bytes=8"
+BUNDLE = facts(limits=SMALLER)
+LARGE = facts(limits="max_parts=1000,max_audio_s=30")
 
 
 def test_the_smaller_limit_is_shown_once_and_keeps_its_unit() -> None:
     assert in_force((OURS,), None) == (OURS,)
     assert in_force((OURS,), BUNDLE)[0] == ("max_parts", 2.0, "parts")
     assert in_force((OURS,), LARGE) == (OURS, ("max_audio_s", 30.0, ""))
-    for facts in (None, BUNDLE, LARGE):
-        names = [name for name, _, _ in in_force(server_limits(ServerConfig()), facts)]
+    for bundle in (None, BUNDLE, LARGE):
+        names = [name for name, _, _ in in_force(server_limits(ServerConfig()), bundle)]
         assert len(names) == len(set(names))
 
 
 def test_the_front_checks_the_limit_it_shows() -> None:
     config = ServerConfig()
-    for facts in (None, BUNDLE, LARGE):
-        shown = {name: value for name, value, _ in in_force(server_limits(config), facts)}
+    for bundle in (None, BUNDLE, LARGE):
+        shown = {name: value for name, value, _ in in_force(server_limits(config), bundle)}
         for name in ("max_parts", "max_text_bytes"):
-            assert most(config, facts, name) == shown[name]
+            assert most(config, bundle, name) == shown[name]
 
 
 @pytest.mark.parametrize(
@@ -54,10 +55,12 @@ def test_the_front_checks_the_limit_it_shows() -> None:
 async def test_what_the_bundle_would_refuse_is_not_queued(
     texts: list[str], field: str, reason: str
 ) -> None:
-    engine = StandInEngine()
-    engine.facts = BUNDLE
     row = pb.Example(parts=[pb.Part(text=text) for text in texts])
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with (
+        ruled(limits=SMALLER) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         request = pb.PredictRequest(examples=[row, pb.Example(parts=[pb.Part(text="a")])])
         bad, good = (await stubs.InferenceStub(channel).Predict(request)).results
     assert (bad.fault.field, bad.fault.reason) == (field, reason)
@@ -65,9 +68,11 @@ async def test_what_the_bundle_would_refuse_is_not_queued(
 
 
 async def test_describe_and_status_show_each_limit_once() -> None:
-    engine = StandInEngine()
-    engine.facts = BUNDLE
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with (
+        ruled(limits=SMALLER) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         described = await stubs.InferenceStub(channel).Describe(pb.DescribeRequest())
         call = observe_pb2_grpc.ObserveStub(channel).Watch(observe_pb2.WatchRequest(once=True))
         (event,) = [event async for event in call]
@@ -123,7 +128,7 @@ async def test_text_of_an_admin_is_limited() -> None:
 
 async def test_metadata_beyond_the_limit_is_refused_every_time() -> None:
     """Between a soft and a hard limit gRPC would refuse some calls and not others."""
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         describe = stubs.InferenceStub(channel).Describe
         await describe(pb.DescribeRequest(), metadata=(("filler", "x" * (METADATA_BYTES - 1024)),))
         for size in (METADATA_BYTES, METADATA_BYTES + 512, 15 << 10):

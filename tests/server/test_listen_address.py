@@ -21,8 +21,8 @@ from server.api.listen_address import CannotListen, ListenAddress, check_free, l
 from server.api.listener import Listener
 from server.config import ServerConfig
 from tests.support.patience import patience
+from tests.support.ruled_engine import ruled
 from tests.support.running import IDENTITY, ROOT, idle_engine, listener
-from tests.support.standin_engine import StandInEngine
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ async def test_each_form_is_served(form: str, tmp_path: Path) -> None:
         pytest.skip("there is no IPv6 here")
     listen = f"unix:{tmp_path / 's'}" if form == "unix" else form
     config = ServerConfig(listen=listen, insecure=True)
-    engine = StandInEngine()
-    running = Listener(engine, config, IDENTITY, leave=lambda: None)  # type: ignore[arg-type]
-    address = await running.start()
-    try:
-        part = pb.Part(modality=pb.TEXT, text="hum")
-        async with grpc.aio.insecure_channel(address) as channel:
-            request = pb.PredictRequest(examples=[pb.Example(parts=[part])])
-            answer = await stubs.InferenceStub(channel).Predict(request)
-        assert answer.results[0].prediction_id
-        with pytest.raises(CannotListen, match="Address already in use"):
-            port = listen if form == "unix" else address
-            check_free(port, listen_address(port, True))
-    finally:
-        await running.stop(0)
+    async with ruled() as engine:
+        running = Listener(engine, config, IDENTITY, leave=lambda: None)
+        address = await running.start()
+        try:
+            part = pb.Part(modality=pb.TEXT, text="hum")
+            async with grpc.aio.insecure_channel(address) as channel:
+                request = pb.PredictRequest(examples=[pb.Example(parts=[part])])
+                answer = await stubs.InferenceStub(channel).Predict(request)
+            assert answer.results[0].prediction_id
+            with pytest.raises(CannotListen, match="Address already in use"):
+                port = listen if form == "unix" else address
+                check_free(port, listen_address(port, True))
+        finally:
+            await running.stop(0)
     assert os.listdir(tmp_path) == []
 
 

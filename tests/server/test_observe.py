@@ -24,8 +24,8 @@ from server.telemetry.rows import DeployRow
 from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import NullTelemetry
+from tests.support.ruled_engine import ruled
 from tests.support.running import IDENTITY, channel_to, listener
-from tests.support.standin_engine import StandInEngine
 from tests.support.telemetry_bench import NOW, SCHEMA, Clock, bundle, record
 
 BUNDLE = bundle(rows=600)
@@ -46,7 +46,8 @@ def telemetry(tmp_path: Path) -> Iterator[Telemetry]:
 @asynccontextmanager
 async def observed(telemetry: Any) -> AsyncIterator[ObserveStub]:
     async with (
-        listener(StandInEngine(), telemetry, Clock()) as address,
+        ruled() as engine,
+        listener(engine, telemetry, Clock()) as address,
         channel_to(address) as channel,
     ):
         yield ObserveStub(channel)
@@ -153,8 +154,12 @@ async def test_a_watcher_that_does_not_read_slows_nobody_and_misses_what_is_over
     telemetry: Telemetry,
 ) -> None:
     rounds, large = 20, "x" * 10_000
-    engine, made = StandInEngine(), 0
-    async with listener(engine, telemetry, Clock()) as address, channel_to(address) as channel:
+    made = 0
+    async with (
+        ruled() as engine,
+        listener(engine, telemetry, Clock()) as address,
+        channel_to(address) as channel,
+    ):
         stub = ObserveStub(channel)
         async with channel_to(address) as other:
             slow = ObserveStub(other).Watch(pb.WatchRequest(interval_s=QUICK))

@@ -28,8 +28,8 @@ from server.telemetry.findings import Finding
 from server.telemetry.otel.metric_definitions import COUNTERS, GAUGES
 from server.telemetry_port import NullTelemetry
 from server.types import Outcome, Work
+from tests.support.ruled_engine import RuledEngine, ruled
 from tests.support.running import channel_to, listener, until
-from tests.support.standin_engine import StandInEngine
 
 
 class Clock:
@@ -49,7 +49,7 @@ class Kept(NullTelemetry):
         self.found += findings
 
 
-class Holding(StandInEngine):
+class Holding(RuledEngine):
     """Computes on the event loop, as a front must not."""
 
     async def predict(self, work: Work) -> Outcome:
@@ -82,7 +82,11 @@ def test_a_machine_that_is_late_is_measured_but_nobody_is_blamed() -> None:
 async def test_the_method_that_holds_the_loop_is_named(rows: int) -> None:
     lag = LoopLag()
     example = pb.Example(parts=[pb.Part(text="hum")])
-    async with listener(Holding()) as address, channel_to(address) as channel:
+    async with (
+        ruled(kind=Holding) as engine,
+        listener(engine) as address,
+        channel_to(address) as channel,
+    ):
         lag.start()
         await asyncio.sleep(2 * BEAT_S)
         await stubs.InferenceStub(channel).Predict(pb.PredictRequest(examples=[example] * rows))

@@ -12,12 +12,12 @@ from server.commands.output.status_report import report
 from server.main import main
 from server.ops.otel_setup import state_of
 from server.part_counts import MOST_NAMES, OTHER, PartCounts
+from server.telemetry.outputs import Timing
 from server.telemetry.rows import FormatCount, refused_formats
 from server.types import Fault, Outcome, PartUsed
 from tests.support import media_bytes as made
 from tests.support.running import idle_engine
-from tests.support.standin_engine import STAMP, TIMING
-from tests.support.stub_replica import work
+from tests.support.stub_replica import STAMP, work
 from trefoil import Client, InputRefused, audio, image, text
 
 
@@ -25,13 +25,13 @@ def refused(counts: PartCounts, name: str, mix: str, times: int = 1) -> None:
     fault = Fault("INVALID_ARGUMENT", "parts[0].data", f"UNSUPPORTED_{name}", "")
     row = replace(work("a", "x"), mix=mix)
     for _ in range(times):
-        counts.add(row, Outcome("a", None, fault, TIMING, 0, STAMP, 0))
+        counts.add(row, Outcome("a", None, fault, Timing(), 0, STAMP, 0))
 
 
 def answered(counts: PartCounts, mix: str, *parts: PartUsed, times: int = 1) -> None:
     row = replace(work("a", "x"), mix=mix)
     for _ in range(times):
-        counts.add(row, Outcome("a", None, None, TIMING, 1, STAMP, 0, parts_used=parts))
+        counts.add(row, Outcome("a", None, None, Timing(), 1, STAMP, 0, parts_used=parts))
 
 
 def test_share_is_of_the_rows_with_that_medium() -> None:
@@ -52,7 +52,7 @@ def test_share_is_of_the_rows_with_that_medium() -> None:
 def test_other_refusals_are_not_formats_and_names_are_bounded() -> None:
     counts = PartCounts()
     fault = Fault("INVALID_ARGUMENT", "parts[0].data", "IMAGE_TRUNCATED", "")
-    counts.add(work("a", "x"), Outcome("a", None, fault, TIMING, 0, STAMP, 0))
+    counts.add(work("a", "x"), Outcome("a", None, fault, Timing(), 0, STAMP, 0))
     assert counts.figures().formats == ()
     for number in range(MOST_NAMES + 50):
         refused(counts, f"F{number}", "audio")

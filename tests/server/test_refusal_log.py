@@ -10,8 +10,8 @@ import pytest
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.ops.refusal_log import EACH, RefusalLog
+from tests.support.ruled_engine import served
 from tests.support.running import channel_to, idle_engine, listener
-from tests.support.standin_engine import StandInEngine
 
 
 def dark(request_id: str) -> pb.PredictRequest:
@@ -23,7 +23,7 @@ async def test_a_refused_call_and_a_refused_request_of_a_stream_leave_a_line_eac
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "server")
-    async with listener(StandInEngine()) as address, channel_to(address) as channel:
+    async with served() as (_, channel):
         with pytest.raises(grpc.aio.AioRpcError):
             await stubs.InferenceStub(channel).Predict(dark("r-1"))
         stream = stubs.InferenceStub(channel).PredictStream(iter([dark("r-2")]))

@@ -21,8 +21,8 @@ from server.telemetry.store.history import TimeSpan
 from server.telemetry.telemetry import Telemetry
 from server.telemetry_port import TelemetryPort, settings_of, telemetry_of
 from server.types import Facts
+from tests.support import ruled_replica
 from tests.support.running import program
-from tests.support.standin_engine import FACTS
 from tests.support.telemetry_bench import LABELS, NOW, SCHEMA, STAMP, Clock, bundle, record
 
 ALWAYS = TimeSpan(0, 2 * NOW)
@@ -35,7 +35,12 @@ def facts(tmp_path: Path) -> Facts:
     (folder / "reference").mkdir(parents=True)
     (folder / "reference" / "profile.json").write_bytes(made.reference)
     (folder / "objective.json").write_bytes(made.objective)
-    return replace(FACTS, stamp=STAMP, labels=LABELS, features=SCHEMA, bundle_path=str(folder))
+    return replace(
+        ruled_replica.facts(stamp=STAMP),
+        labels=LABELS,
+        features=SCHEMA,
+        bundle_path=str(folder),
+    )
 
 
 def telemetry(tmp_path: Path, **flags: object) -> TelemetryPort:

@@ -14,8 +14,8 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.request.status import Refused
 from server.request.uploads import UploadLimits, UploadStore
+from tests.support.ruled_engine import served
 from tests.support.running import channel_to, idle_engine, listener
-from tests.support.standin_engine import StandInEngine
 
 LIMITS = UploadLimits(each_bytes=100, peer_bytes=150, total_bytes=250, ttl_s=10.0)
 
@@ -97,9 +97,8 @@ def chunks(data: bytes, **header: Any) -> Iterable[pb.UploadChunk]:
 
 
 async def test_an_upload_stands_in_for_the_parts_data() -> None:
-    engine = StandInEngine()
     data = bytes(range(256)) * 4096
-    async with listener(engine) as address, channel_to(address) as channel:
+    async with served() as (engine, channel):
         stub = stubs.InferenceStub(channel)
         receipt = await stub.Upload(chunks(data))
         part = pb.Part(upload_id=receipt.upload_id, modality=pb.AUDIO)

@@ -14,7 +14,9 @@ import pytest
 from proto import inference_pb2 as pb
 from tests.support.http_site import curl, http_site, needs_curl
 from tests.support.patience import patience
-from tests.support.standin_engine import LABELS, STAMP, StandInEngine
+from tests.support.ruled_engine import ruled
+from tests.support.ruled_replica import LABELS
+from tests.support.stub_replica import STAMP
 
 PICTURE, SOUND = b"\x89PNG\r\n" + bytes(range(256)), b"RIFF" + bytes(range(256))
 
@@ -88,8 +90,7 @@ def without(module: str, install: str) -> pytest.MarkDecorator:
 @without("tritonclient", "'tritonclient[http]'")
 @without("geventhttpclient", "'tritonclient[http]'")
 async def test_tritons_http_client_unmodified() -> None:
-    engine = StandInEngine()
-    async with http_site(engine) as site:
+    async with ruled() as engine, http_site(engine) as site:
         address = site.url.removeprefix("http://")
         assert "as Triton's" in await in_a_process(TRITON, address, PICTURE.hex())
     first, second, third, *_ = engine.received
@@ -117,14 +118,14 @@ messages = [{"role": "system", "content": "in short"}, {"role": "user", "content
 raw = client.chat.completions.with_raw_response.create(model="triage", messages=messages)
 found = raw.parse()
 assert found.choices[0].message.content == "smoke near the drive", found
-assert found.choices[0].finish_reason == "stop" and found.usage.completion_tokens == 3
+assert found.choices[0].finish_reason == "stop" and found.usage.completion_tokens == 4
 assert raw.headers["trefoil-stamp"] == found.system_fingerprint == "ab" * 32
 assert found.id == "chatcmpl-" + raw.headers["trefoil-prediction-id"]
 chunks = list(client.chat.completions.create(
     model="triage", messages=messages, stream=True, stream_options={"include_usage": True}))
 assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == (
     "smoke near the drive")
-assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].usage.completion_tokens == 3
+assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].usage.completion_tokens == 4
 
 def refused(kind, code, **fields):
     try:
@@ -161,8 +162,7 @@ except openai.NotFoundError:
 @pytest.mark.interop
 @without("openai", "openai")
 async def test_openais_client_unmodified() -> None:
-    engine = StandInEngine()
-    async with http_site(engine) as site:
+    async with ruled() as engine, http_site(engine) as site:
         arguments = (site.url, PICTURE.hex(), SOUND.hex())
         assert "as OpenAI's" in await in_a_process(OPENAI, *arguments)
     chat = next(work for work in engine.received if work.task == "generate")
@@ -202,21 +202,20 @@ def one(name: str = "text", **more: object) -> dict[str, object]:
 async def test_tensors_that_cannot_be_read_are_refused_by_name(
     body: dict[str, object], reason: str
 ) -> None:
-    async with http_site(StandInEngine()) as site:
+    async with ruled() as engine, http_site(engine) as site:
         reply = await curl("-d", json.dumps(body), site.url + "/v2/models/trefoil/infer")
     assert reply.status == 400 and f"[{reason}" in reply.json()["error"], reply.body
 
 
 @needs_curl
 async def test_tensors_in_json_may_hold_base64() -> None:
-    engine = StandInEngine()
     coded = base64.b64encode(PICTURE).decode()
     given: list[dict[str, object]] = [
         {"name": "image", "data": [[coded], [{"b64": coded}]]},
         {"name": "text", "data": ["a", {"b64": "Yg=="}]},
     ]
     inputs = [one | {"datatype": "BYTES", "shape": [2, 1]} for one in given]
-    async with http_site(engine) as site:
+    async with ruled() as engine, http_site(engine) as site:
         body = json.dumps({"inputs": inputs, "id": "mine"})
         reply = await curl("-d", body, site.url + "/v2/models/triage/versions/1/infer")
     found = reply.json()

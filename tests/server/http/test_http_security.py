@@ -18,8 +18,9 @@ from server.security.guard import Guard
 from server.security.roles import ROLES
 from server.security.tls import TlsFiles
 from tests.support.http_site import HttpSite, curl, http_site, needs_curl
+from tests.support.ruled_engine import ruled
 from tests.support.running import until
-from tests.support.standin_engine import STAMP, StandInEngine
+from tests.support.stub_replica import STAMP
 
 pytestmark = needs_curl
 
@@ -65,7 +66,7 @@ async def secure_site(folder: Path, mutual: bool = False) -> AsyncIterator[Secur
     audit = AuditLog(folder / "audit.jsonl")
     guard = Guard(tokens.TokenFile(folder / "tokens"), audit, mutual)
     files = TlsFiles(pem / "server.pem", pem / "server.key", pem / "ca.pem" if mutual else None)
-    async with http_site(StandInEngine(), files, (guard,), host="localhost") as site:
+    async with ruled() as engine, http_site(engine, files, (guard,), host="localhost") as site:
         yield SecureSite(site, pem, bearers)
     audit.close()
 
@@ -131,8 +132,7 @@ async def test_a_rotated_certificate_is_used_without_a_restart(tmp_path: Path) -
 
 
 async def test_places_of_calls_are_shared_with_grpc() -> None:
-    engine = StandInEngine()
-    async with http_site(engine, max_calls=2) as site:
+    async with ruled() as engine, http_site(engine, max_calls=2) as site:
         url = site.url + "/v1/predict"
         held = [asyncio.create_task(curl("-F", "text=wait", url)) for _ in range(2)]
         await until(lambda: site.listener.budget.open["predict"] == 2)
@@ -140,6 +140,6 @@ async def test_places_of_calls_are_shared_with_grpc() -> None:
         reply = await curl("-F", "text=a", url)
         assert reply.status == 429 and reply.json()["reason"] == "TOO_MANY_CALLS"
         assert (await curl(site.url + "/readyz")).status == 200
-        engine.release.set()
+        engine.gate.open()
         assert [(await one).status for one in held] == [200, 200]
         await until(lambda: site.listener.budget.open["predict"] == 0)
