@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc
-from server.types import Fault, Outcome, Work
+from server.engine import Engine
 from tests.support import media_bytes as made
 from tests.support.patience import patience
-from tests.support.running import listener, until
-from tests.support.standin_engine import STAMP, StandInEngine
+from tests.support.ruled_engine import RuledEngine, full, hold, ruled, served, teach
+from tests.support.running import idle_engine, listener, until
+from tests.support.stub_replica import STAMP
 from trefoil import (
     AsyncClient,
     Client,
@@ -44,20 +44,25 @@ OTHER = "cd" * 32
 LARGE = made.sound() + bytes(5 << 20)
 
 
-class Faulty(StandInEngine):
-    """Gives its first rows these faults, one each, and then answers."""
+@asynccontextmanager
+async def withheld_from(rows: int) -> AsyncIterator[RuledEngine]:
+    """An engine whose stamp is not the expected one before so many rows have come."""
+    async with ruled() as engine:
+        engine.why_withheld = lambda: "" if len(engine.received) >= rows else "not this stamp"
+        await until(lambda: engine.snapshot().state == "NOT_READY")
+        yield engine
 
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__()
-        self.faults = list(faults)
 
-    async def _look_at(self, work: Work) -> Fault | None:
-        return self.faults.pop(0) if self.faults else await super()._look_at(work)
+@asynccontextmanager
+async def drained() -> AsyncIterator[RuledEngine]:
+    async with ruled() as engine:
+        await engine.drain(0.0)
+        yield engine
 
 
 @asynccontextmanager
 async def client_of(
-    *engines: StandInEngine, retry_policy: RetryPolicy | None = None
+    *engines: Engine, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[AsyncClient]:
     async with AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(listener(engine)) for engine in engines]
@@ -65,73 +70,74 @@ async def client_of(
         yield await stack.enter_async_context(client)
 
 
-def full(retry_after_s: float) -> Fault:
-    return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", "the queue is full", retry_after_s)
-
-
-DRAINING = Fault("UNAVAILABLE", "", "DRAINING", "this server is shutting down", 1.0)
-
-
 async def test_an_answer_is_plain_data_with_where_it_came_from() -> None:
-    async with client_of(StandInEngine()) as client:
+    async with ruled() as engine, client_of(engine) as client:
         found = await client.predict(text("hum"), embedding=True, slices={"site": "a"})
     assert (found.label, found.stamp, found.attempts) == ("ok", STAMP, 1)
     assert found.confidence == pytest.approx(0.7) and found.scores["look"] == pytest.approx(0.15)
-    assert found.embedding == (0.5, 0.5, 0.5, 0.5) and found.timings_ms["forward"] == 4.0
+    assert found.embedding == (0.5, 0.5, 0.5, 0.5) and found.timings_ms["forward"] > 0
     assert found.server.startswith("127.0.0.1:")
 
 
 async def test_a_passing_trouble_is_asked_again_with_the_same_request_id() -> None:
-    engine = Faulty(DRAINING, DRAINING)
-    async with client_of(engine) as client:
+    async with withheld_from(2) as engine, client_of(engine) as client:
         found = await client.predict(text("hum"))
     assert (found.label, found.attempts, len(engine.received)) == ("ok", 3, 3)
+    assert len({work.request for work in engine.received}) == 1 and engine.received[0].request
 
 
 async def test_a_full_server_is_called_again_no_sooner_than_it_asked() -> None:
-    engine = Faulty(full(0.4))
-    async with client_of(engine) as client:
-        began = time.monotonic()
-        found = await client.predict(text("hum"))
-    assert found.attempts == 2
-    assert time.monotonic() - began >= 0.4
+    async with full() as engine, client_of(engine) as client:
+        asking = asyncio.create_task(client.predict(text("hum")))
+        await until(lambda: engine.refused)
+        engine.gate.open()
+        found = await asking
+    assert found.attempts == 1 + len(engine.refused) == len(engine.received)
+    assert engine.came_no_sooner_than_asked()
 
 
 async def test_no_wait_is_begun_that_the_deadline_would_cut_short() -> None:
-    async with client_of(Faulty(full(30.0))) as client:
+    async with ruled() as engine, client_of(engine) as client:
+        await teach(engine, 0.05)
+        rows = hold(engine, 512)  # of 25 s: it asks for 5 s, the most it asks for
         with pytest.raises(Overloaded) as caught:  # and not, after a wait, DeadlineExceeded
-            await client.predict(text("hum"), timeout_s=5.0)
-    assert (caught.value.retry_after_s, caught.value.attempts) == (30.0, 1)
+            await client.predict(text("hum"), timeout_s=4.0)
+        assert engine.at_work == len(rows)
+    assert (caught.value.retry_after_s, caught.value.attempts) == (pytest.approx(5.0), 1)
 
 
 async def test_a_full_server_does_not_stop_a_call_without_a_session() -> None:
-    engines = (Faulty(full(30.0)), StandInEngine())
-    async with client_of(*engines) as client:
-        found = [await client.predict(text("hum"), timeout_s=5.0) for _ in range(8)]
-    assert len(found) == 8 and sum(one.attempts for one in found) <= 9
+    found = []
+    async with full() as busy, ruled() as idle, client_of(busy, idle) as client:
+        for _ in range(8):
+            found.append(await client.predict(text("hum"), timeout_s=patience(5.0)))
+            if busy.refused:  # once
+                busy.gate.open()
+                await until(lambda: not busy.at_work)
+    assert len(busy.refused) <= 1 and sum(one.attempts for one in found) == 8 + len(busy.refused)
 
 
 async def test_the_deadline_ends_the_call_and_the_work() -> None:
-    engine = StandInEngine()
-    async with client_of(engine) as client:
+    async with ruled() as engine, client_of(engine) as client:
         with pytest.raises(DeadlineExceeded):
             await client.predict(text("wait"), timeout_s=patience(0.3))
-        await until(lambda: engine.cancelled)
-    assert len(engine.received) == len(engine.cancelled) == 1, "not asked again, not left running"
+        await until(lambda: engine.counters.cancelled)
+        assert len(engine.received) == 1, "not asked again"
+        engine.gate.open()
+        await until(lambda: not engine.at_work)  # not left running
 
 
 async def test_all_attempts_share_one_deadline() -> None:
     policy = RetryPolicy(max_attempts=1000, initial_backoff_s=0.05, max_backoff_s=0.05)
-    engine = Faulty(*[DRAINING] * 1000)
-    async with client_of(engine, retry_policy=policy) as client:
+    async with drained() as engine, client_of(engine, retry_policy=policy) as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await client.predict(text("hum"), timeout_s=patience(3.0))  # it asks for 1 s each
     assert 1 < len(engine.received) < 1000, "the deadline ended it, not the number of attempts"
 
 
 async def test_attempts_are_bounded() -> None:
-    engine = Faulty(*[DRAINING] * 10)
-    async with client_of(engine, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
+    policy = RetryPolicy(3, 0.01, 0.02)
+    async with drained() as engine, client_of(engine, retry_policy=policy) as client:
         with pytest.raises(Unavailable) as caught:
             await client.predict(text("hum"))
     assert (caught.value.attempts, len(engine.received)) == (3, 3)
@@ -139,8 +145,7 @@ async def test_attempts_are_bounded() -> None:
 
 
 async def test_refused_input_is_never_asked_again_and_names_its_field() -> None:
-    engine = StandInEngine()
-    async with client_of(engine, StandInEngine()) as client:
+    async with ruled() as one, ruled() as other, client_of(one, other) as client:
         with pytest.raises(InputRefused) as caught:
             await client.predict(text("fine"), text("INVALID_ARGUMENT TOO_DARK"), session="s")
     assert caught.value.field == "examples[0].parts[1].text"
@@ -148,7 +153,7 @@ async def test_refused_input_is_never_asked_again_and_names_its_field() -> None:
 
 
 async def test_a_message_no_server_takes_is_refused_input_not_overload() -> None:
-    async with listener(StandInEngine(), max_message_bytes=1 << 20) as address:
+    async with ruled() as engine, listener(engine, max_message_bytes=1 << 20) as address:
         async with AsyncClient(address) as client:
             with pytest.raises(InputRefused) as caught:
                 await client.predict(image(bytes(2 << 20)))
@@ -156,46 +161,54 @@ async def test_a_message_no_server_takes_is_refused_input_not_overload() -> None
 
 
 async def test_another_stamp_is_an_error_with_the_serving_one() -> None:
-    engine = StandInEngine()
-    async with client_of(engine) as client:
-        with pytest.raises(StampMismatch) as caught:
-            await client.predict(text("hum"), stamps=OTHER)
-        assert (caught.value.serving, caught.value.attempts) == (STAMP, 1)
-        found = await client.predict(text("hum"), stamps={OTHER, STAMP})
-        assert found.stamp == STAMP
-        with pytest.raises(ValueError, match="64 hex digits"):
-            await client.predict(text("hum"), stamps=STAMP[:12])
-    async with listener(engine) as address, AsyncClient(address, stamps=OTHER) as pinned:
-        with pytest.raises(StampMismatch):
-            await pinned.predict(text("hum"))
-        with pytest.raises(StampMismatch):
-            await pinned.generate(text("hum")).read_all()
-        assert await pinned.served() == {address: STAMP}
+    async with ruled() as engine:
+        async with client_of(engine) as client:
+            with pytest.raises(StampMismatch) as caught:
+                await client.predict(text("hum"), stamps=OTHER)
+            assert (caught.value.serving, caught.value.attempts) == (STAMP, 1)
+            found = await client.predict(text("hum"), stamps={OTHER, STAMP})
+            assert found.stamp == STAMP
+            with pytest.raises(ValueError, match="64 hex digits"):
+                await client.predict(text("hum"), stamps=STAMP[:12])
+        async with listener(engine) as address, AsyncClient(address, stamps=OTHER) as pinned:
+            with pytest.raises(StampMismatch):
+                await pinned.predict(text("hum"))
+            with pytest.raises(StampMismatch):
+                await pinned.generate(text("hum")).read_all()
+            assert await pinned.served() == {address: STAMP}
+
+
+class LosesPins(inference_pb2_grpc.InferenceServicer):
+    """Passes requests on to a server without the stamps they expect, as a careless proxy would."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = inference_pb2_grpc.InferenceStub(channel)
+
+    async def Predict(
+        self, request: pb.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> pb.PredictResponse:
+        request.ClearField("expected_stamps")
+        answer: pb.PredictResponse = await self._stub.Predict(request)
+        return answer
 
 
 async def test_an_answer_from_a_stamp_that_is_not_pinned_is_not_let_through() -> None:
-    class Careless(StandInEngine):
-        async def predict(self, work: Work) -> Outcome:
-            return await super().predict(replace(work, expected_stamps=frozenset()))
-
-    async with client_of(Careless()) as client:
-        with pytest.raises(StampMismatch) as caught:
-            await client.predict(text("hum"), stamps=OTHER)
-    assert caught.value.serving == STAMP
+    async with served() as (engine, channel):
+        proxy = grpc.aio.server()
+        inference_pb2_grpc.add_InferenceServicer_to_server(LosesPins(channel), proxy)
+        port = proxy.add_insecure_port("127.0.0.1:0")
+        await proxy.start()
+        async with AsyncClient(f"127.0.0.1:{port}") as client:
+            with pytest.raises(StampMismatch) as caught:
+                await client.predict(text("hum"), stamps=OTHER)
+        await proxy.stop(None)
+    assert caught.value.serving == STAMP and engine.counters.answered == 1
 
 
 async def test_of_several_rows_only_those_in_passing_trouble_are_asked_again() -> None:
-    class OnceFull(StandInEngine):
-        async def _look_at(self, work: Work) -> Fault | None:
-            text = pb.Example.FromString(work.example).parts[0].text
-            first = sum(other.example == work.example for other in self.received) == 1
-            if text == "later" and first:
-                return full(0.05)
-            return await super()._look_at(work)
-
-    engine = OnceFull()
-    async with client_of(engine) as client:
-        rows = [[text("a")], [text("later")], [text("INVALID_ARGUMENT BAD")], [text("b")]]
+    short = text("RESOURCE_EXHAUSTED REPLICA_MEMORY once")
+    async with ruled() as engine, client_of(engine) as client:
+        rows = [[text("a")], [short], [text("INVALID_ARGUMENT BAD")], [text("b")]]
         first, later, bad, last = await client.predict_many(rows)
     assert isinstance(first, Prediction) and isinstance(last, Prediction)
     assert isinstance(later, Prediction) and later.attempts == 2
@@ -204,11 +217,11 @@ async def test_of_several_rows_only_those_in_passing_trouble_are_asked_again() -
 
 
 async def test_a_large_part_is_uploaded_to_the_server_that_is_asked() -> None:
-    engines = (Faulty(DRAINING), Faulty(DRAINING))
-    async with client_of(*engines) as client:
+    async with withheld_from(1) as one, withheld_from(1) as other, client_of(one, other) as client:
         found = await client.predict(text("hum"), image(LARGE), session="s")
     assert found.attempts == 3, "one server, the other, and the first of them again"
-    for engine in engines:
+    assert sorted((len(one.received), len(other.received))) == [1, 2]
+    for engine in (one, other):
         for work in engine.received:
             parts = pb.Example.FromString(work.example).parts
             assert parts[0].text == "hum" and parts[1].data == LARGE
@@ -218,7 +231,11 @@ async def test_an_upload_that_a_server_forgot_is_repeated() -> None:
     options, deadline = Options(), Deadline.after(30.0)
     example = pb.Example(parts=[image(LARGE)])
     uploads = Uploads([example], options.metadata("r"))
-    async with listener(StandInEngine()) as address, AsyncClient(address) as client:
+    async with (
+        ruled() as engine,
+        listener(engine) as address,
+        AsyncClient(address) as client,
+    ):
         retries = RetryLoop(client._servers, RetryPolicy(), "", deadline)
         (sent,) = await uploads.examples_for(client._servers.members[0], [0], deadline)
         assert sent.parts[0].upload_id
@@ -228,7 +245,7 @@ async def test_an_upload_that_a_server_forgot_is_repeated() -> None:
 
 
 async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
-    async with listener(StandInEngine()) as address:
+    async with listener(idle_engine()) as address:
         pass
     async with AsyncClient(address, retry_policy=RetryPolicy(3, 0.01, 0.02)) as client:
         with pytest.raises(Unavailable) as caught:
@@ -239,7 +256,7 @@ async def test_nobody_there_is_unavailable_after_a_few_quick_attempts() -> None:
 
 
 async def test_a_closed_client_reports_it() -> None:
-    async with listener(StandInEngine()) as address:
+    async with ruled() as engine, listener(engine) as address:
         client = Client(address)
         reading: Any = iter(client.generate(text("hum")))
         assert await asyncio.to_thread(next, reading) == "smoke "
@@ -271,18 +288,22 @@ async def test_what_cannot_be_balanced_is_reported(
 
 
 async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> None:
-    engine = Faulty(DRAINING)
-    async with listener(engine) as address, Connection(address) as connection:
+    async with (
+        withheld_from(1) as engine,
+        listener(engine) as address,
+        Connection(address) as connection,
+    ):
         stub = inference_pb2_grpc.InferenceStub(connection.channel)
         request = pb.PredictRequest(examples=[pb.Example(parts=[text("hum")])])
         with pytest.raises(Unavailable) as refused:
             await connection.unary(stub.Predict, request)
-        assert (refused.value.reason, len(engine.received)) == ("DRAINING", 1)
+        assert (refused.value.reason, len(engine.received)) == ("NOT_EXPECTED_STAMP", 1)
         assert not refused.value.unreachable
         request.ClearField("examples")
         with pytest.raises(InputRefused) as caught:
             await connection.unary(stub.Predict, request)
         assert (caught.value.field, caught.value.server) == ("examples", address)
+        await until(lambda: engine.snapshot().state == "READY")
         asked = pb.GenerateRequest(example=pb.Example(parts=[text("hum")]))
         events = [event async for event in connection.stream(stub.Generate, asked)]
         assert events[-1].HasField("end")
@@ -294,7 +315,7 @@ async def test_a_connection_calls_any_stub_once_and_raises_the_same_errors() -> 
 
 
 async def test_a_connection_uploads_what_is_too_large_for_a_message() -> None:
-    async with listener(StandInEngine()) as address, Connection(address) as connection:
+    async with listener(idle_engine()) as address, Connection(address) as connection:
         example = pb.Example(parts=[text("hum"), image(LARGE)], slices={"site": "a"})
         sent = await connection.upload(example, 30.0)
     assert sent.parts[0].text == "hum" and sent.parts[1].upload_id and not sent.parts[1].data
@@ -302,7 +323,7 @@ async def test_a_connection_uploads_what_is_too_large_for_a_message() -> None:
 
 
 async def test_a_fault_of_a_row_reads_like_the_refusal_of_a_call() -> None:
-    async with client_of(StandInEngine()) as client:
+    async with ruled() as engine, client_of(engine) as client:
         bad = text("INVALID_ARGUMENT TOO_DARK")
         of_row, _ = await client.predict_many([[bad], [text("hum")]])
         with pytest.raises(InputRefused) as of_call:

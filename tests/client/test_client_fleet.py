@@ -10,8 +10,9 @@ import pytest
 
 from server.pool import affinity
 from tests.support.listener_process import WORDS, listener_processes
+from tests.support.ruled_engine import RuledEngine, ruled
 from tests.support.running import Program, listener
-from tests.support.standin_engine import STAMP, StandInEngine
+from tests.support.stub_replica import STAMP
 from trefoil import (
     AsyncClient,
     RetryPolicy,
@@ -50,7 +51,7 @@ def test_a_server_that_was_not_reached_is_left_alone_longer_each_time() -> None:
     assert servers.choose("s") is home
 
 
-async def homes(engines: dict[str, StandInEngine], client: AsyncClient) -> dict[str, set[str]]:
+async def homes(engines: dict[str, RuledEngine], client: AsyncClient) -> dict[str, set[str]]:
     """Session -> the servers that saw it, over three requests each."""
     for engine in engines.values():
         engine.received.clear()
@@ -68,11 +69,11 @@ async def homes(engines: dict[str, StandInEngine], client: AsyncClient) -> dict[
 
 @pytest.mark.parametrize("balance", BALANCES)
 async def test_when_one_of_three_servers_goes_only_its_sessions_move(balance: str) -> None:
-    engines: dict[str, StandInEngine] = {}
+    engines: dict[str, RuledEngine] = {}
     async with AsyncExitStack() as stack:
         last = AsyncExitStack()
         for exits in (stack, stack, last):
-            engine = StandInEngine()
+            engine = await exits.enter_async_context(ruled())
             engines[await exits.enter_async_context(listener(engine))] = engine
         gone = list(engines)[-1]
         client = await stack.enter_async_context(AsyncClient(list(engines), balance=balance))

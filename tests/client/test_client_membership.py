@@ -22,7 +22,6 @@ from server.engine import Engine
 from server.telemetry_port import NullTelemetry
 from tests.support.patience import patience
 from tests.support.running import IDENTITY, ROOT, listener, until
-from tests.support.standin_engine import StandInEngine
 from tests.support.stub_replica import stub_config, stub_pool
 from trefoil import AsyncClient, RetryPolicy, Unavailable, text
 from trefoil.channels import direct, open_channel
@@ -198,7 +197,7 @@ async def test_a_proxy_is_asked_for_names_and_for_no_address(
 ) -> None:
     for name in ("no_grpc_proxy", "no_proxy", "grpc_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    async with a_proxy() as (url, asked), listener(StandInEngine()) as address:
+    async with a_proxy() as (url, asked), serving("north") as (address, _):
         monkeypatch.setenv("http_proxy", url)
         port = address.rpartition(":")[2]
         for near in (address, f"localhost:{port}"):

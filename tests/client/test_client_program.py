@@ -11,8 +11,8 @@ import pytest
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from tests.support import media_bytes as made
+from tests.support.ruled_engine import ruled
 from tests.support.secure_listener import secure_listener
-from tests.support.standin_engine import StandInEngine
 from trefoil import (
     Access,
     AsyncClient,
@@ -111,7 +111,7 @@ async def label(address: str, access: Access | None, balance: str = "rendezvous"
 
 
 async def test_tls_and_a_token_let_the_caller_in(tmp_path: Path) -> None:
-    async with secure_listener(tmp_path, engine=StandInEngine()) as site:
+    async with ruled() as engine, secure_listener(tmp_path, engine=engine) as site:
         ca, bearers = site.pem / "ca.pem", site.bearers
         numeric = "127.0.0.1:" + site.address.rpartition(":")[2]
         good = Access(ca, token=bearers["predict"])
@@ -129,7 +129,7 @@ async def test_tls_and_a_token_let_the_caller_in(tmp_path: Path) -> None:
 
 
 async def test_a_certificate_lets_the_caller_in(tmp_path: Path) -> None:
-    async with secure_listener(tmp_path, mutual=True, engine=StandInEngine()) as site:
+    async with ruled() as engine, secure_listener(tmp_path, mutual=True, engine=engine) as site:
         pem = site.pem
         good = Access(pem / "ca.pem", pem / "client-predict.pem", pem / "client-predict.key")
         assert await label(site.address, good) == "ok"

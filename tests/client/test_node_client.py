@@ -9,17 +9,15 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from server.types import Fault, Work
 from tests.support import media_bytes as made
 from tests.support.patience import patience
-from tests.support.running import ROOT, listener
+from tests.support.ruled_engine import full, hold, ruled, teach
+from tests.support.running import ROOT, listener, until
 from tests.support.secure_listener import secure_listener
-from tests.support.standin_engine import StandInEngine
 
 SOURCE = ROOT / "clients" / "node"
 # As deep as clients/node, so that the script finds proto/ from there too.
@@ -126,7 +124,7 @@ def test_its_exit_codes_are_those_of_the_command(
 
 async def test_it_calls_over_tls_with_a_token(script: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
-    async with secure_listener(tmp_path, engine=StandInEngine()) as site:
+    async with ruled() as engine, secure_listener(tmp_path, engine=engine) as site:
         token.write_text(site.bearers["predict"] + "\n")
         call = ("--server", site.address, "--text", "hum", "--deadline-ms", "20000")
         ca = ("--tls-ca", str(site.pem / "ca.pem"))
@@ -137,7 +135,7 @@ async def test_it_calls_over_tls_with_a_token(script: Path, tmp_path: Path) -> N
 
 
 async def test_it_calls_over_tls_with_a_certificate(script: Path, tmp_path: Path) -> None:
-    async with secure_listener(tmp_path, mutual=True, engine=StandInEngine()) as site:
+    async with ruled() as engine, secure_listener(tmp_path, mutual=True, engine=engine) as site:
         call = ("--server", site.address, "--text", "hum", "--deadline-ms", "20000")
         ca = ("--tls-ca", str(site.pem / "ca.pem"))
         pair = ("--tls-cert", str(site.pem / "client-predict.pem"))
@@ -146,36 +144,24 @@ async def test_it_calls_over_tls_with_a_certificate(script: Path, tmp_path: Path
     assert good[0] == 0 and json.loads(good[1])["label"] == "ok", good[2]
 
 
-class OnceFull(StandInEngine):
-    """Refuses the first row and names a time."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__()
-        self.came: list[float] = []
-        self._retry_after_s = retry_after_s
-
-    async def _look_at(self, work: Work) -> Fault | None:
-        self.came.append(time.monotonic())
-        if len(self.came) == 1:
-            text = "the queue is full"
-            return Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", text, self._retry_after_s)
-        return await super()._look_at(work)
-
-
 async def test_a_full_server_is_called_again_no_sooner_than_it_asked(script: Path) -> None:
     """gRPC's own retries cannot read the time: the example gave up at once."""
-    engine = OnceFull(0.4)
-    async with listener(engine) as address:
+    async with full() as engine, listener(engine) as address:
         call = ("--server", address, "--text", "hum", "--deadline-ms", "60000")
-        code, out, err = await asyncio.to_thread(asked, script, *call)
+        asking = asyncio.create_task(asyncio.to_thread(asked, script, *call))
+        await until(lambda: engine.refused, 60.0)
+        engine.gate.open()
+        code, out, err = await asking
     assert code == 0 and json.loads(out)["label"] == "ok", err
-    first, second = engine.came
-    assert second - first >= 0.4
+    assert engine.came_no_sooner_than_asked()
 
 
 async def test_no_wait_is_begun_that_the_deadline_would_cut_short(script: Path) -> None:
-    engine = OnceFull(300.0)
-    async with listener(engine) as address:
-        call = ("--server", address, "--text", "hum", "--deadline-ms", "60000")
+    async with ruled() as engine, listener(engine) as address:
+        await teach(engine, 0.05)
+        rows = hold(engine, 512)  # of 25 s: it asks for 5 s
+        await until(lambda: engine.at_work == len(rows))
+        call = ("--server", address, "--text", "hum", "--deadline-ms", "4000")
         code, _, err = await asyncio.to_thread(asked, script, *call)
-    assert code == 4 and "RESOURCE_EXHAUSTED" in err and len(engine.came) == 1
+        assert code == 4 and "RESOURCE_EXHAUSTED" in err
+        assert len(engine.received) == len(rows) + 1

@@ -19,8 +19,7 @@ from proto import (
     observe_pb2_grpc,
 )
 from server.main import main
-from server.types import Outcome
-from tests.support.ruled_engine import RuledEngine, ruled, served
+from tests.support.ruled_engine import ONE_PLACE, Rows, RuledEngine, fill, ruled, served
 from tests.support.running import channel_to, idle_engine, listener, until
 from tests.support.stub_replica import STAMP, work
 
@@ -28,23 +27,11 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-ONE_PLACE: Any = {"queue_rows": 1}
-
-
 def ask(service: str) -> Any:
     return health_pb2.HealthCheckRequest(service=service)
 
 
-async def fill(engine: RuledEngine) -> list[asyncio.Task[Outcome]]:
-    """Rows that wait: one in the replica, which takes one, and one in the queue, which is full."""
-    rows = [asyncio.create_task(engine.predict(work("0", "wait")))]
-    await until(lambda: engine.snapshot().in_flight == 1)
-    rows.append(asyncio.create_task(engine.predict(work("1", "wait"))))
-    assert await engine.changed("READY") == "DEGRADED"
-    return rows
-
-
-async def reach(engine: RuledEngine, state: str) -> list[asyncio.Task[Outcome]]:
+async def reach(engine: RuledEngine, state: str) -> Rows:
     """Bring an engine to this state by what brings it there. The rows that keep it there."""
     rows = await fill(engine) if state == "DEGRADED" else []
     if state == "NOT_READY":
@@ -106,7 +93,7 @@ async def test_health_watch_tells_each_change_once() -> None:
     ):
         call = health_pb2_grpc.HealthStub(channel).Watch(ask("trefoil.ready"))
         assert (await call.read()).status == SERVING
-        rows = await fill(engine)  # degraded, still serving: nothing to report
+        rows = await reach(engine, "DEGRADED")  # still serving: nothing to report
         await asyncio.sleep(0.05)
         engine.why_withheld = lambda: "another stamp is expected"
         assert (await call.read()).status == NOT_SERVING

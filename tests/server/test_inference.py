@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from tests.support.patience import patience
-from tests.support.ruled_engine import ruled, served
+from tests.support.ruled_engine import full, served
 from tests.support.ruled_replica import LABELS
 from tests.support.running import channel_to, idle_engine, listener, until
 from tests.support.stub_replica import STAMP
@@ -148,16 +148,8 @@ async def test_what_meets_every_row_fails_the_request_so_that_retry_policies_see
 
 
 async def test_a_full_server_says_when_to_come_back() -> None:
-    async with (
-        ruled({"queue_rows": 1}, rows=1) as engine,
-        listener(engine) as address,
-        channel_to(address) as channel,
-    ):
-        stub, held = stubs.InferenceStub(channel), []
-        while engine.at_work < 2:  # one in the replica, one in the queue
-            held.append(stub.Predict(request(example("wait"))))
-            await until(lambda: engine.at_work == len(held))
-        error = await refusal(stub.Predict(request(example("hum"))))
+    async with full() as engine, listener(engine) as address, channel_to(address) as channel:
+        error = await refusal(stubs.InferenceStub(channel).Predict(request(example("hum"))))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     (fault,) = engine.refused
     assert (fault.reason, fault.retry_after_s > 0) == ("QUEUE_FULL", True)

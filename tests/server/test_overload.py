@@ -22,15 +22,14 @@ from server.replica.executor import Executor
 from server.replica.model import Ready
 from server.replica.work_queue import Crew
 from server.telemetry.record import FeatureSpec, Record
-from server.types import Fault
 from tests.support.patience import patience
+from tests.support.ruled_engine import hold, ruled, teach
 from tests.support.running import channel_to, listener, until
-from tests.support.standin_engine import StandInEngine
 from tests.support.stub_replica import StubModel, stub_config, stub_pool, work
 from trefoil.errors import error_of
 
 FULL = pb.PredictRequest(
-    examples=[pb.Example(parts=[pb.Part(text="RESOURCE_EXHAUSTED QUEUE_FULL")])]
+    examples=[pb.Example(parts=[pb.Part(text="RESOURCE_EXHAUSTED REPLICA_MEMORY")])]
 )
 HUM = pb.PredictRequest(examples=[pb.Example(parts=[pb.Part(text="hum")])])
 
@@ -148,31 +147,38 @@ async def test_every_request_of_polite_callers_is_answered_or_refused_with_a_tim
 
 async def test_a_hurried_connection_is_held_before_its_request_is_received() -> None:
     """And one beside it is answered at once; room lets the hurried one through."""
-    engine = StandInEngine()
-    full = Fault("RESOURCE_EXHAUSTED", "", "QUEUE_FULL", "come back", 0.5)
     async with (
-        listener(engine) as address,
+        ruled() as engine,
+        listener(engine, default_deadline_s=0.0) as address,
         channel_to(address, use_local_subchannel_pool=1) as hurried,
         channel_to(address, use_local_subchannel_pool=1) as polite,
     ):
+        await teach(engine, 0.05)
         for _ in range(2):
             await _refused(hurried, address, FULL)
         received = len(engine.received)
         assert received == 2  # there was room for a usual row: it was looked at
-        engine.full = full
-        early = asyncio.create_task(_refused(hurried, address, HUM))
+        rows = hold(engine, 256)  # of 12 s: too many for a caller with 4 s, not for one without end
+        await until(lambda: engine.at_work == 256)
+        early = asyncio.create_task(_refused(hurried, address, HUM, 4.0))
         await asyncio.sleep(0.05)
         assert (await InferenceStub(polite).Predict(HUM)).results[0].prediction.label
         error = await early
-        assert error.reason == "QUEUE_FULL" and error.retry_after_s == 0.5
-        assert len(engine.received) == received + 1  # the polite one's
-        engine.full = None
+        assert error.reason == "DEADLINE_UNREACHABLE" and error.retry_after_s > 0
+        assert len(engine.received) == received + 256 + 1  # the polite one's
+        engine.gate.open()
+        assert all([(await row).answer for row in rows])
         assert (await InferenceStub(hurried).Predict(HUM)).results[0].prediction.label
 
 
-async def _refused(channel: grpc.aio.Channel, address: str, request: pb.PredictRequest) -> Any:
+async def _refused(
+    channel: grpc.aio.Channel,
+    address: str,
+    request: pb.PredictRequest,
+    timeout_s: float | None = None,
+) -> Any:
     try:
-        await InferenceStub(channel).Predict(request)
+        await InferenceStub(channel).Predict(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as failed:
         return error_of(failed, address)
     raise AssertionError("it was answered")

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import atexit
 import contextlib
-import functools
 import json
 import os
 import selectors
@@ -26,6 +25,7 @@ from tests.support import ruled_replica
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGE_BYTES = 1 << 16
+_controls: list[socket.socket] = []  # one, of the process that forks
 
 
 class WarmProcess:
@@ -131,9 +131,25 @@ def warm_spawner(*flags: str) -> Spawn:
     return spawn
 
 
-@functools.cache
+def fork_from_here() -> None:
+    """Let replicas be forked from a child of this process, which has no threads yet."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        Server(theirs).serve()
+        os._exit(0)
+    theirs.close()
+    _controls.append(ours)
+
+
 def _control() -> socket.socket:
     """The socket of the process that forks, which is started with the first replica."""
+    if not _controls:
+        _controls.append(_started())
+    return _controls[0]
+
+
+def _started() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
