@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +20,7 @@ from server.pool.pool import Pool
 from server.pool.service_time import ENOUGH_ROWS
 from server.telemetry_port import NullTelemetry
 from server.types import Counters, Fault, Outcome, Work
+from tests.support import ruled_replica
 from tests.support.running import channel_to, listener, until
 from tests.support.stub_replica import stub_config, work
 from tests.support.warm_replicas import warm_spawner
@@ -95,11 +95,13 @@ async def ruled(
     """An engine that is ready, or with `hold_load` one whose replica loads when the gate opens.
     `settings` are fields of ServerConfig, `options` flags of the replicas."""
     gate = Gate()
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    flags += [f"--gate={gate.path}", *(["--hold-load"] if hold_load else [])]
+    options = {"rows": ROOMY, "gate": gate.path} | options
+    if hold_load:
+        options["hold_load"] = True
     usual: dict[str, Any] = {"queue_rows": ROOMY, "stall_s": PATIENT_S}
-    config = replace(stub_config(), **(usual | (settings or {})))
-    engine = kind(config, Pool(config, warm_spawner(f"--rows={ROOMY}", *flags)), gate)
+    config = stub_config(**(usual | (settings or {})))
+    pool = Pool(config, warm_spawner(ruled_replica.MODULE, **options))
+    engine = kind(config, pool, gate)
     starting = asyncio.create_task(engine.start())
     try:
         if not hold_load:

@@ -86,7 +86,7 @@ class RuledText:
 
 class RuledModel(StubModel):
     def __init__(self, options: argparse.Namespace) -> None:
-        super().__init__(options.probes.split(","), options.stamp)
+        super().__init__(stamp=options.stamp)
         self._gate, self._words = options.gate, options.words.split()
         self._pause_s = options.pause_ms / 1e3
         self._refused = set[str]()  # texts that end with a fault once
@@ -201,7 +201,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hold-load", action="store_true", help="load after the gate has opened")
     parser.add_argument("--stamp", default=STAMP)
     parser.add_argument("--limits", default="image_pixels=1e6")
-    parser.add_argument("--probes", default="right", help="as of the stub replica")
     parser.add_argument("--rows", type=int, default=8, help="of one forward")
     parser.add_argument("--words", default=WORDS, help="of a generated text")
     parser.add_argument("--pause-ms", type=float, default=0.0, help="in a forward, before a word")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,13 +22,15 @@ import numpy as np
 from proto import inference_pb2, replica_pb2
 from server.config import ServerConfig
 from server.pool.pool import Pool
-from server.pool.spawn import Spawn, spawner
+from server.pool.spawn import Spawn
 from server.replica import link
 from server.replica.batching import Budget
 from server.replica.model import Lane, Ready, Rejected
 from server.replica.worker import Loaded, LoadRefused, Progress, WorkerSettings, serve
 from server.types import Work
+from tests.support.warm_replicas import warm_spawner
 
+MODULE = "tests.support.stub_replica"
 STAMP = "ab" * 32
 MIXES = ("image", "text")
 
@@ -208,7 +209,7 @@ class StubWatch:
         return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--index", type=int, required=True)
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--crash", action="store_true")
     parser.add_argument("--moved", default="")
     parser.add_argument("--skew-interval", type=float, default=60.0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     def load(progress: Progress) -> Loaded:
         progress("stub", 0.5)
@@ -246,11 +247,7 @@ def main() -> None:
 
 
 def stub_spawner(**options: object) -> Spawn:
-    options = {name.replace("_", "-"): value for name, value in options.items()}
-    flags = [f"--{name}={value}" for name, value in options.items() if value is not True]
-    flags += [f"--{name}" for name, value in options.items() if value is True]
-    command = (sys.executable, "-m", "tests.support.stub_replica", *flags)
-    return spawner(lambda index: (*command, f"--index={index}"))
+    return warm_spawner(MODULE, **options)
 
 
 def stub_config(**changes: object) -> ServerConfig:

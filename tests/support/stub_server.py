@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from server.engine import Engine
+from server.pool.pool import Pool
+from server.pool.spawn import spawner
 from server.telemetry_port import NullTelemetry
+from tests.support import stub_replica
 from tests.support.running import (
     IDENTITY,
     READY_WITHIN_S,
@@ -21,12 +24,14 @@ from tests.support.running import (
     reading,
     until,
 )
-from tests.support.stub_replica import stub_config, stub_pool
+from tests.support.stub_replica import stub_config
 
 
 async def main(name: str) -> None:
     config = stub_config(warm_pool=2)
-    engine = Engine(config, stub_pool(config), NullTelemetry())
+    command = (sys.executable, "-m", stub_replica.MODULE)  # found by it: processes of their own
+    pool = Pool(config, spawner(lambda index: (*command, f"--index={index}")))
+    engine = Engine(config, pool, NullTelemetry())
     await engine.start()
     await until(lambda: engine.snapshot().state == "READY", READY_WITHIN_S)
     async with listener(engine, identity=replace(IDENTITY, name=name)) as address:

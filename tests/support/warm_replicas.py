@@ -1,4 +1,4 @@
-"""Replicas of tests, forked from one process that has imported what they run: a start costs 20 ms
+"""Replicas of tests, forked from one process that has imported what they run: a start costs 30 ms
 instead of 300. `python -m tests.support.warm_replicas --fd N` is that process; it ends with the one
 that started it."""
 
@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Never
 
 from server.pool.spawn import Spawn, environment_of
-from tests.support import ruled_replica
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("tests.support.stub_replica", "tests.support.ruled_replica")
 MESSAGE_BYTES = 1 << 16
 _controls: list[socket.socket] = []  # one, of the process that forks
 
@@ -57,14 +58,15 @@ class WarmProcess:
 
 
 class Server:
-    """Forks a replica for each request: its arguments, its end of a socket, the pipe for its exit
-    code. The answer is its number with a pidfd."""
+    """Forks a replica for each request: its program and arguments, its end of a socket, the pipe
+    for its exit code. The answer is its number with a pidfd."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._replicas: dict[int, tuple[int, int]] = {}  # pidfd -> process, pipe
+        self._programs = {name: importlib.import_module(name) for name in PROGRAMS}
 
     def serve(self) -> None:
         """Returns when the other end is closed."""
@@ -90,13 +92,13 @@ class Server:
         socket.send_fds(self._control, [str(pid).encode()], [pidfd])
         return True
 
-    def _become(self, arguments: Sequence[str], end: int, status: int) -> Never:
+    def _become(self, command: Sequence[str], end: int, status: int) -> Never:
         try:
             self._selector.close()
             self._control.close()
             for descriptor in (status, *self._replicas, *(s for _, s in self._replicas.values())):
                 os.close(descriptor)
-            ruled_replica.main([*arguments, "--fd", str(end)])
+            self._programs[command[0]].main([*command[1:], "--fd", str(end)])
         except BaseException:  # the interpreter must not go back into the loop of the server
             traceback.print_exc()
             sys.stderr.flush()
@@ -112,20 +114,24 @@ class Server:
         os.close(status)
 
 
-def warm_spawner(*flags: str) -> Spawn:
-    """Replicas with these flags of tests/support/ruled_replica.py."""
+def warm_spawner(program: str, **options: object) -> Spawn:
+    """Replicas that run this one of PROGRAMS; each option is one of its flags."""
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
 
     async def spawn(index: int, end: socket.socket) -> WarmProcess:
         control = _control()
-        with end:
+        request = json.dumps([program, *flags, f"--index={index}"]).encode()
+        with end, contextlib.ExitStack() as undo:
             reading, writing = os.pipe()
-            request = json.dumps([*flags, f"--index={index}"]).encode()
-            # Waits, once for the imports and then 5 ms: not worth a task that could be cancelled.
-            socket.send_fds(control, [request], [end.fileno(), writing])
-            os.close(writing)
-            answer, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
-        if not answer:
-            raise OSError("the process that forks replicas has ended")
+            undo.callback(os.close, reading)
+            with os.fdopen(writing, "wb"):
+                # Waits, once for the imports and then 5 ms: not worth a task that can be cancelled.
+                socket.send_fds(control, [request], [end.fileno(), writing])
+                answer, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+            if not descriptors:
+                raise OSError("no replica was forked, or its descriptor had no place")
+            undo.pop_all()
         return WarmProcess(int(answer), descriptors[0], reading)
 
     return spawn
@@ -135,6 +141,7 @@ def fork_from_here() -> None:
     """Let replicas be forked from a child of this process, which has no threads yet."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
+        os.setsid()  # signals of a terminal are for the process it came from
         ours.close()
         Server(theirs).serve()
         os._exit(0)
