@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from tests.support import warm_replicas
 from tests.support.patience import patience
@@ -51,7 +52,8 @@ def _started(flags: Sequence[str]) -> Iterator[Program]:
 
 
 async def main(flags: Sequence[str]) -> None:
-    options = dict(zip((flag.removeprefix("--") for flag in flags[::2]), flags[1::2], strict=True))
+    names = (flag.removeprefix("--") for flag in flags[::2])
+    options: dict[str, Any] = dict(zip(names, flags[1::2], strict=True))
     async with ruled(**options) as engine, listener(engine) as address:
         print(f"ready on {address} ", flush=True)  # noqa: T201
         await asyncio.Event().wait()

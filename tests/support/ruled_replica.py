@@ -145,7 +145,7 @@ class RuledModel(StubModel):
             found.embedding.values = struct.pack(f"<{DIMENSIONS}f", *[0.5] * DIMENSIONS)
         return done
 
-    def start(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def start(self, rows: Sequence[Any]) -> Any:
         (row,) = rows
         words = iter(self._words)
         endless = "endless" in row.texts
