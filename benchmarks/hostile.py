@@ -1,4 +1,8 @@
-"""Honest callers beside hostile ones: `python -m benchmarks.hostile [--minutes 5]`.
+"""Honest callers beside hostile ones.
+
+    python -m benchmarks.hostile [--minutes 5] [--only KIND] [-- FLAGS]
+
+FLAGS are of `server`, for example `-- --max-streams 128`.
 
 One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
 answer and pause; every second round a process does from ::1 all that support/hostile_mix.py
@@ -40,7 +44,7 @@ from proto.inference_pb2_grpc import InferenceStub
 CALLERS = 4
 PAUSE_S = 0.25  # of a caller between an answer and its next request
 DEADLINE_S = 10.0
-ROUND_S = 15.0
+ROUND_S = 60.0  # at the start of each all attacks begin at once
 LEAVE_S = 30.0  # for what hostile callers left to be closed
 GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
 
@@ -89,9 +93,9 @@ async def honest(target: str, examples: list[pb.Example], seconds: float, side: 
 
 
 @contextmanager
-def server(data: str, port: int, scrape: str) -> Iterator[subprocess.Popen[str]]:
+def server(data: str, port: int, scrape: str, flags: list[str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "server.main", "--warm-pool", "1", "--insecure"]
-    command += ["--listen", f":{port}", "--data", data, "--prometheus", scrape]
+    command += ["--listen", f":{port}", "--data", data, "--prometheus", scrape, *flags]
     with open(Path(data) / "server.log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
         try:
@@ -112,8 +116,9 @@ def wait_ready(process: subprocess.Popen[str], data: str) -> None:
 
 
 @contextmanager
-def attackers(port: int, scrape: str, done: Counter[str]) -> Iterator[None]:
+def attackers(port: int, scrape: str, only: str, done: Counter[str]) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.support.hostile_mix", f"[::1]:{port}", scrape]
+    command.append(only)
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -146,13 +151,13 @@ def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int
         time.sleep(1)
 
 
-def measure(minutes: float) -> int:
+def measure(minutes: float, only: str, flags: list[str]) -> int:
     examples = mixed_pool(48)
     alone, beside = Side(), Side()
     done: Counter[str] = Counter()
     port, scrape = free_port(), f"127.0.0.1:{free_port()}"
     target = f"127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as data, server(data, port, scrape) as process:
+    with tempfile.TemporaryDirectory() as data, server(data, port, scrape, flags) as process:
         wait_ready(process, data)
         asyncio.run(honest(target, examples, 5, Side()))
         front = psutil.Process(process.pid)
@@ -165,7 +170,7 @@ def measure(minutes: float) -> int:
                 began_s = cpu_s(front)
                 asyncio.run(honest(target, examples, ROUND_S, alone))
                 between_s = cpu_s(front)
-                with attackers(port, scrape, done):
+                with attackers(port, scrape, only, done):
                     asyncio.run(honest(target, examples, ROUND_S, beside))
                 alone.front_s += between_s - began_s
                 beside.front_s += cpu_s(front) - between_s
@@ -212,7 +217,10 @@ def measure(minutes: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
-    return measure(parser.parse_args().minutes)
+    parser.add_argument("--only", default="", metavar="KIND", help="attacks whose name has this")
+    parser.add_argument("flags", nargs="*", help="flags of the server, after --")
+    arguments = parser.parse_args()
+    return measure(arguments.minutes, arguments.only, arguments.flags)
 
 
 if __name__ == "__main__":

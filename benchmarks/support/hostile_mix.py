@@ -2,7 +2,9 @@
 
 Runs as its own process until it is ended:
 
-    python -m benchmarks.support.hostile_mix ADDRESS SCRAPE
+    python -m benchmarks.support.hostile_mix ADDRESS SCRAPE [ONLY]
+
+ONLY: the kinds whose name has this text, else all.
 
 One JSON line names the kinds before it begins, another at its end has how often each was done,
 refusals included. Payloads that attack decoders are not here: those are in tests/pipelines.
@@ -70,9 +72,10 @@ def tagged() -> bytes:
 class Mix:
     """One method for each kind; each does its worst once."""
 
-    def __init__(self, address: str, scrape: str) -> None:
+    def __init__(self, address: str, scrape: str, only: str = "") -> None:
         self.address = address
         self.scrape = scrape
+        self.only = only
         self.done: Counter[str] = Counter()
         self.bodies = {"inputs": inputs(), "pins": pins(), "tags": tagged()}
         self.half = message(15_900_000) + bytes(15_800_000)
@@ -101,6 +104,7 @@ class Mix:
             "labels in JSON": self.nested,
             "predictions": self.predictions,
         }
+        kinds = {name: attack for name, attack in kinds.items() if self.only in name}
         print(json.dumps(list(kinds)), flush=True)
         async with asyncio.TaskGroup() as group:
             for kind, attack in kinds.items():
@@ -253,8 +257,8 @@ class Mix:
             await InferenceStub(channel).Predict(request, timeout=CALL_S)
 
 
-async def attack(address: str, scrape: str) -> None:
-    mix = Mix(address, scrape)
+async def attack(address: str, scrape: str, only: str = "") -> None:
+    mix = Mix(address, scrape, only)
     running = asyncio.create_task(mix.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     with suppress(asyncio.CancelledError):

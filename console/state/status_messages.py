@@ -188,10 +188,25 @@ def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     features = {feature for line in loud for feature in line.row.features}
     text = _count(max(len(features), 1), "feature drifting", "features drifting")
     first, place = (next(iter(names), "") for names in (worst.row.features, worst.row.slices))
-    detail = f"{worst.name}: {worst.row.summary}"
+    detail = f"{worst.name}: {worst.row.summary}{_beside(worst, loud)}"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     found = StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)
     return [replace(found, kind=worst.row.kind)]
+
+
+def _beside(worst: AlertLine, loud: Sequence[AlertLine]) -> str:
+    """`; image.brightness there too`: a server has an alert for each modality, and a site whose
+    camera and microphone drift has one fault, or two."""
+    there = [
+        line.row.features[0]
+        for line in loud
+        if line.server == worst.server
+        and line.row.key != worst.row.key
+        and line.row.features
+        and not {*line.row.slices}.isdisjoint(worst.row.slices)
+    ]
+    names = [name for name in dict.fromkeys(there) if name not in worst.row.features]
+    return f"; {' and '.join(names)} there too" if names else ""
 
 
 def already_reported(

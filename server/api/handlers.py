@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 from google.protobuf import message, message_factory
 
-from server.api.retry_penalty import RetryPenalty
+from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.ops.refusal_log import RefusalLog
+from server.request.caller import host_of
 from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
 from server.types import Facts, Fault
 
@@ -25,11 +26,15 @@ ID_FIELDS = ("request_id", "id")  # of our protocol, and of the Open Inference P
 # For a refusal by a full server that names no time of its own.
 RETRY_AFTER_S = 0.2
 
+# The request itself is at fault, at every moment and on every server.
+AT_FAULT = frozenset(("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED"))
+
 
 class Handlers:
     def __init__(self, facts: Facts_, retry_penalty: RetryPenalty) -> None:
         self._facts = facts
         self.retry_penalty = retry_penalty
+        self.refusal_pace = RefusalPace()
         self._log = RefusalLog()
 
     @property
@@ -109,6 +114,7 @@ class Handlers:
     ) -> None:
         first = self.timed(refusal.faults[0], context)
         self.log(first, context, name, request_id)
+        await self._pace(first, context)
         details = trailers((first, *refusal.faults[1:]), self.stamp)
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
@@ -130,6 +136,11 @@ class Handlers:
         if fault.code == "RESOURCE_EXHAUSTED":
             await self.retry_penalty.hold(context.peer(), context.time_remaining())
             self.timed(fault, context)
+        await self._pace(fault, context)
+
+    async def _pace(self, fault: Fault, context: Any) -> None:
+        if fault.code in AT_FAULT:
+            await self.refusal_pace.hold(host_of(context.peer()), context.time_remaining())
 
     def timed(self, fault: Fault, context: Any) -> Fault:
         """A full server's refusal with the time it names, which this connection is held to."""

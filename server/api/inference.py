@@ -42,6 +42,7 @@ from server.telemetry_port import TelemetryPort
 from server.types import NO_REPLICA, Fault, Outcome, Token, Work
 
 TASKS = ("classify", "embed", "generate")
+LARGEST_HEADER = 64 * 1024  # of an upload; its strings have limits of their own
 PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
 
 
@@ -167,7 +168,7 @@ class Inference:
 
     async def Upload(self, _requests: Any, context: Any) -> pb.UploadReceipt:
         host = caller_of(context).host
-        piece = await self._piece(context)
+        piece = await self._piece(context, LARGEST_HEADER)
         if piece is None or not piece.HasField("header"):
             raise Refused(bad_input("header", "NO_HEADER", "the first message must be the header"))
         header = piece.header
@@ -241,8 +242,9 @@ class Inference:
             stamp=stamp_message(self.engine.facts, bound),
         )
 
-    async def _piece(self, context: Any) -> pb.UploadChunk | None:
-        """The next message of an upload, None at its end."""
+    async def _piece(self, context: Any, largest: int | None = None) -> pb.UploadChunk | None:
+        """The next message of an upload, None at its end. A header of more than `largest` bytes is
+        refused before it is parsed: its strings would be copied three times."""
         idle_s = self.uploads.limits.idle_s
         try:
             async with asyncio.timeout(idle_s):
@@ -250,4 +252,7 @@ class Inference:
         except TimeoutError:
             text = f"nothing arrived for {idle_s:.0f} s"
             raise Refused(Fault("DEADLINE_EXCEEDED", "data", "UPLOAD_IDLE", text)) from None
+        if largest is not None and data is not grpc.aio.EOF and len(data) > largest:
+            text = f"the first message has {len(data):,} bytes; the limit is {largest:,}"
+            raise Refused(bad_input("header", "TOO_LONG", text))
         return None if data is grpc.aio.EOF else message_of(pb.UploadChunk, data, "upload")

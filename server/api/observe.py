@@ -45,7 +45,7 @@ DEFAULT_INTERVAL_S = 1.0
 # that sets no interval gets it again when something important changed, or after this time.
 STEADY_S = 5.0
 SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
-MOST_EVENTS_PER_S = 100  # nor can many: their shortest interval grows with their number
+MOST_EVENTS_PER_S = 40  # nor can many: their shortest interval grows with their number
 SHARED_S = 0.05  # one snapshot serves all watchers that ask within this time
 LONGEST_INTERVAL_S = 60.0
 CHUNK = 200  # rows of the past read at a time

@@ -44,7 +44,7 @@ class FreedMemory:
         self._wait_s = EVERY_S
         self._tried = -math.inf
         self._left = 0  # bytes of the process after the last try
-        self._trying: threading.Thread | None = None
+        self.trying: threading.Thread | None = None
         self.tries = 0
 
     def look(self) -> None:
@@ -56,12 +56,12 @@ class FreedMemory:
             self._wait_s = EVERY_S
         if size <= self._least + KEPT_BYTES or now < self._tried + self._wait_s:
             return
-        if self._trying is not None and self._trying.is_alive():
+        if self.trying is not None and self.trying.is_alive():
             return
         self._tried = now
         self.tries += 1
-        self._trying = threading.Thread(target=self._try, name="freed-memory", daemon=True)
-        self._trying.start()
+        self.trying = threading.Thread(target=self._try, name="freed-memory", daemon=True)
+        self.trying.start()
 
     def _try(self) -> None:
         assert self._trim is not None
