@@ -1,5 +1,5 @@
-"""The reference against the live distribution of one feature in one slice, from the cache's hourly
-profiles. Works with every server gone."""
+"""Compares the reference distribution of one feature in one slice with the live one, from the
+cache's hourly profiles. Works when every server is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from console.cache.interned import InternedTexts
 from console.state.dashboard import Floats, ReferenceComparison
 from server.telemetry.drift.profile import FeatureReference
 
-# The measures the scores are made of; this package may import no more of the server than this.
+# The scores are made of these measures; this package imports nothing else of the server's drift
+# code.
 from server.telemetry.drift.scores import (  # type: ignore[attr-defined]
     js,
     kl,
@@ -34,8 +35,8 @@ def comparison(
     span: tuple[float, float],
     stamp: str,
 ) -> ReferenceComparison | None:
-    """Reference against live for one feature and slice; of the stamp asked for, or of the busiest
-    that has profiles in these hours."""
+    """Reference against live for one feature and slice, of the stamp asked for, or else of the
+    busiest stamp with profiles in these hours."""
     begin, end = hours_of(*span)
     rows = db.execute(
         "SELECT stamp, n, missing, min, max, counts FROM profile WHERE hour_s >= ? AND hour_s < ?"
@@ -101,7 +102,7 @@ def _wide_cells(
 
 
 def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
-    """The effect sizes alone: p values would load scipy for a picture."""
+    """The effect sizes only: p values would import scipy for a picture."""
     if not live.sum():
         return {}
     a = smoothed(merged(live, reference.groups))
@@ -113,7 +114,7 @@ def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
 
 
 def _widen(low: float, high: float, least: object, most: object) -> tuple[float, float]:
-    """Extremes grow only by finite numbers."""
+    """Widen the extremes, by finite numbers only."""
     if isinstance(least, float) and math.isfinite(least):
         low = min(low, least)
     if isinstance(most, float) and math.isfinite(most):
@@ -122,8 +123,8 @@ def _widen(low: float, high: float, least: object, most: object) -> tuple[float,
 
 
 def _outer(feature: FeatureRow, low: float, high: float) -> tuple[Floats, tuple[str, ...]]:
-    """Edges with both ends. The outer cells are open: drawn to the extremes seen, but no further
-    than a quarter of the inner range, or one outlier would squeeze everything else flat."""
+    """Edges with both ends. The outer cells are open. They are drawn to the extremes seen, but no
+    further than a quarter of the inner range, or one outlier would squeeze everything else flat."""
     if feature.kind == "categorical":
         labels = (*feature.categories, "new")
         return np.arange(len(labels) + 1, dtype=np.float64), labels
