@@ -40,7 +40,7 @@ class Bridge(QObject):
     layoutKnown = Signal(str)  # the saved layout; "" on the first start
     decoded = Signal(object, object)  # KeptPayload, tuple[PayloadPart, ...]
     acted = Signal(object, str, str)  # Action, "done" or "refused", the outcome as a sentence
-    # server, (stamp, name, roles) of each bundle, the error if any
+    # Server, (stamp, name, roles) of each bundle, the error if any.
     bundlesKnown = Signal(str, object, str)
     searched = Signal(int, object)  # number of the search, Searched
     runbookRead = Signal(str, str)  # kind, the page as Markdown

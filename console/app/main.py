@@ -127,7 +127,7 @@ def _run(
     application = QApplication(sys.argv[:1])
     application.setApplicationName("trefoil-console")
     application.setApplicationVersion(program.version())
-    # the desktop shows the icon and name of this entry
+    # The desktop shows the icon and name of this entry.
     QGuiApplication.setDesktopFileName("trefoil-console")
     application.setStyle("Fusion")
     name = arguments.theme if arguments.theme != "auto" else _system_theme()
@@ -149,7 +149,7 @@ def _run(
     bridge.show_view(view)
     bridge.start()
     window.show()
-    # modules and the window live on: later collections (garbage.py) need not visit them
+    # Modules and the window live on: later collections (garbage.py) need not visit them.
     gc.freeze()
     if arguments.panel or arguments.filter:
         panel = arguments.panel or "predictions"

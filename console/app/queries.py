@@ -50,7 +50,7 @@ class Queries(QObject):
         self._playing = ""
         self._wanted: FindPredictions | None = None
         self._search = 0
-        # the search for one row: its number, server, prediction id
+        # The search for one row: its number, server, prediction id.
         self._lost: tuple[int, str, str] = (0, "", "")
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)

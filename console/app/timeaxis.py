@@ -14,7 +14,7 @@ from console.state.timetext import LONGEST_S, SHORTEST_S
 
 SIMULATED_WINDOW_S = 2 * 86400.0
 MOST_REMEMBERED = 50  # ranges kept for going back
-# changes closer together than this (a drag, a turn of the wheel) are one step of the history
+# Changes closer together than this (a drag, a turn of the wheel) are one step of the history.
 TOGETHER_S = 0.8
 Shown = tuple[float, float | None, tuple[float, float] | None]  # window, end, brush
 
@@ -30,7 +30,7 @@ class TimeAxis(QObject):
         super().__init__()
         self.view = view
         self._real = clock
-        # how far the axis is ahead of this machine's clock, where servers simulate time
+        # How far the axis is ahead of this machine's clock, where servers simulate time.
         self.ahead_s = 0.0
         self.speed = 1.0
         end = view.end_s if view.end_s is not None else self._clock()

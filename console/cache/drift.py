@@ -22,7 +22,7 @@ from server.telemetry.rows import DriftRow, FeatureRow
 
 HOUR_S = 3600
 TICKS_SHOWN = 36
-# levels of a row with too few samples, or without a reference
+# Levels of a row with too few samples, or without a reference.
 UNDECIDED = ("insufficient", "learning")
 _FIELDS = tuple(field.name for field in fields(DriftRow) if field.name != "tick_unix_ms")
 _COLUMNS = ", ".join(("server", "tick_ms", *_FIELDS))
@@ -227,7 +227,7 @@ def reference_of(row: FeatureRow) -> FeatureReference | None:
     groups = np.asarray(row.groups, np.int64)
     if len(groups) != cells or (len(groups) and groups.max() >= cells):
         groups = _equal_mass(counts) if row.kind != "categorical" else np.arange(cells)
-    # numbered without gaps, whatever the server sent
+    # Numbered without gaps, whatever the server sent.
     groups = np.unique(groups, return_inverse=True)[1]
     spec = FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
     return FeatureReference(

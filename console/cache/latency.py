@@ -55,7 +55,7 @@ class LatencyRows:
         self._used = 0
         self._seq = 0
         self._cut = 0  # rows before this are roll-ups
-        # by server: how far its clock is ahead, and its own cut (ms)
+        # By server: how far its clock is ahead, and its own cut (ms).
         self._far: dict[int, tuple[int, int]] = {}
         self._span = (0, 0)
         self._level = -1

@@ -129,7 +129,7 @@ def _find(
         if any(clause.kind == "feature" for clause in wanted.clauses):
             filter_sql.know_features(db, names, drift.features(db), wanted.clauses)
         condition = filter_sql.where(wanted.clauses, wanted.span, wanted.aliases)
-    # a category compared as a number: this shows only when features are read
+    # A category compared as a number: this shows only when features are read.
     except BadFilter as error:
         return FoundPredictions(np.zeros(0, np.int64), str(error))
     return FoundPredictions(predictions.numbers(db, condition))

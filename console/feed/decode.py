@@ -54,7 +54,7 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> R
         raise RowRefused(f"{kind}: {size:,} bytes; the limit is {longest:,}")
     row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
-    # on the axis's clock, also where time is simulated
+    # On the axis's clock, also where time is simulated.
     if kind == "snapshot" and row.host.at_unix_ms:
         at_ms = message.server_unix_ns // 1_000_000 or row.host.at_unix_ms
         row = dataclasses.replace(row, host=dataclasses.replace(row.host, at_unix_ms=at_ms))

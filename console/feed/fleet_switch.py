@@ -49,7 +49,7 @@ async def _all_or_none(
     before."""
     before = {peer.address: peer.stamp for peer in peers}
     errors = await _each(peers, forth)
-    # an answer may be lost, so look at what each server really serves
+    # An answer may be lost, so look at what each server really serves.
     stuck = await _each(peers, Peer.look)
     failed = [p for p in peers if p.stamp != stamp or p.address in stuck]
     if not failed:

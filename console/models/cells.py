@@ -17,7 +17,7 @@ class Cell:
     text: str = ""
     tone: str = "text"  # a token, severity or drift level of console.app.theme
     # text | bar | spark | sign | deploy | skew | sentence (a sign and a text that runs on over the
-    # cells to its right) | continued (such a cell)
+    # cells to its right) | continued (such a cell).
     kind: str = "text"
     bold: bool = False
     mono: bool = False
@@ -34,7 +34,7 @@ class TableColumn:
     order: Callable[[Any], Any] | None = None  # the sort key for a click on the header
     tip: str = ""
     least: int = 90  # least pixels of a column with width 0
-    # where space is short, the column with the highest value is hidden first; 0: never hidden
+    # Where space is short, the column with the highest value is hidden first; 0: never hidden.
     spare: int = 0
 
     @property

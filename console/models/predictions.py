@@ -68,7 +68,7 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     return (
         TableColumn("UTC", at, 70),
         TableColumn("server", server, 94, spare=2),
-        # the next columns carry on the error sentence of a refused row
+        # The next columns carry on the error sentence of a refused row.
         TableColumn("label", label, 132),
         *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
         TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),

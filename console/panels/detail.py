@@ -214,7 +214,7 @@ class DetailPanel(Panel):
         for place, shown in enumerate(parts):
             part = PartView(self.ui_style, shown)
             self._parts.append(part)
-            # the request's parts, above what was made of them
+            # The request's parts, above what was made of them.
             self._column.insertWidget(place, part)
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
         self.fetch.setVisible(found.body is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-# fields of ConnectionAccess, named as the console's flags
+# Fields of ConnectionAccess, named as the console's flags.
 FILES = ("ca", "token_file", "cert", "key")
 
 

@@ -37,7 +37,7 @@ class ActionKind:
     happens: str
     role: str
     whole: bool = False
-    # roles of the bundles to choose from; "stored": every bundle that does not serve
+    # Roles of the bundles to choose from; "stored": every bundle that does not serve.
     bundles: tuple[str, ...] = ()
     prediction: bool = False  # the action is about one prediction
 

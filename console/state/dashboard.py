@@ -61,7 +61,7 @@ class ServerLine(ServerRecord):
     slo_ms: float = 0.0
     spark: Floats = field(default_factory=lambda: np.zeros(0))
     odd_parts: tuple[str, ...] = ()
-    # when this state began; NaN: the state is ok, or the beginning was not seen
+    # When this state began; NaN: the state is ok, or the beginning was not seen.
     since_s: float = math.nan
 
     @property
@@ -269,7 +269,7 @@ class Note:
     pending: bool = False
 
 
-# kinds of messages that only count and need no action
+# Kinds of messages that only count and need no action.
 WANT_NOTHING = ("pending", "held", "healthy")
 
 
@@ -337,7 +337,7 @@ class Board:
     latency: LatencyColumns | None = None
     host: HostColumns | None = None  # only if the view asks for it
     drift: tuple[DriftLine, ...] = ()
-    # the hours, when the drift was computed by the console
+    # The hours, when the drift was computed by the console.
     drift_span: tuple[float, float] | None = None
     comparison: ReferenceComparison | None = None
     skew: tuple[SkewLine, ...] = ()
@@ -351,7 +351,7 @@ class Board:
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()
     offline: bool = False
-    # how far the axis is ahead of this machine's clock, where servers simulate time
+    # How far the axis is ahead of this machine's clock, where servers simulate time.
     ahead_s: float = 0.0
     speed: float = 1.0  # seconds of the axis that pass in one real second
 

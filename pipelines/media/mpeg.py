@@ -25,9 +25,9 @@ _SYNC = re.compile(b"\xff[\xe2-\xff]")
 _SEARCH_BYTES = 1 << 16  # damaged bytes that are skipped in one file, in all
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
 _IN_A_ROW = 3  # this many frames of another kind in a row are another stream, not damage
-# frames counted beyond the limit, so that the sum exceeds it whatever padding is removed
+# Frames counted beyond the limit, so that the sum exceeds it whatever padding is removed.
 _MARGIN = 8
-# header, side information and the Xing header written here fit into a frame of this size
+# Header, side information and the Xing header written here fit into a frame of this size.
 _XING_BYTES = 64
 
 

@@ -38,7 +38,7 @@ def ordered(text: str) -> str:
 
 
 def _sorted(run: list[tuple[int, str]]) -> list[str]:
-    # marks of equal rank keep their order
+    # Marks of equal rank keep their order.
     return [piece for _, piece in sorted(run, key=itemgetter(0))]
 
 

@@ -38,7 +38,7 @@ S_PER_BYTE = 30e-9
 S_PER_PIXEL = 20e-9
 S_PER_AUDIO_SECOND = 4e-3
 LOWEST_AUDIO_BYTES_S = 2_000  # bytes a second of the most compressed ordinary sound
-# a JPEG whose size comes after this many bytes counts as one of the largest allowed size
+# A JPEG whose size comes after this many bytes counts as one of the largest allowed size.
 _HEADER_BYTES = 1 << 18
 _WALKED_CHUNKS = 64
 

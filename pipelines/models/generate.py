@@ -90,7 +90,7 @@ class Writing:
         self._lines = Lines(backbone.cached_heads, backbone.device, backbone.dtype, most_bytes)
         # Token, rotary position and cached tokens of each line, i64 [3, lines].
         self._state = torch.zeros(3, 0, dtype=torch.int64, device=backbone.device)
-        # the state of the pinned lines, on which recordings compute
+        # The state of the pinned lines, on which recordings compute.
         self._pinned_state = self._state
         self._steps: dict[tuple[int, int], Work] = {}  # recorded steps, by number of texts and room
         self._count = torch.zeros((), dtype=torch.int64, device=backbone.device)

@@ -19,7 +19,7 @@ class IncrementalDecoder:
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        # tokens from here on are decoded again, so that the text is right where pieces meet
+        # Tokens from here on are decoded again, so that the text is right where pieces meet.
         self._context = 0
         self._emitted = 0  # text up to here has been returned
 

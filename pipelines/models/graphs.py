@@ -22,7 +22,7 @@ from pipelines.models.backbone import TextInputs
 
 Work = Callable[[], None]
 MIB: Final = 1 << 20
-# runs before a capture, because cuBLAS and other libraries allocate and choose on first use
+# Runs before a capture, because cuBLAS and other libraries allocate and choose on first use.
 WARM_RUNS: Final = 2
 # Most padded tokens for each real one: beyond it the padding costs more than the launches.
 MOST_PADDING: Final = 2.0

@@ -160,7 +160,7 @@ class PromptTokenizer:
         # First, because it refuses files that cannot be read.
         self._plain = _without_specials(source, _marks(template) if plain_added else None)
         self._trusted = _built(source.decode())
-        # truncation follows the rule here, not the file's
+        # Truncation follows the rule here, not the file's.
         for each in (self._plain, self._trusted):
             each.no_truncation()
             each.no_padding()
