@@ -86,8 +86,9 @@ def comparison(
 def _wide_cells(
     edges: Floats, live: np.ndarray, reference: np.ndarray, most: int = 40
 ) -> tuple[Floats, np.ndarray, np.ndarray]:
-    """Neighbouring cells joined until each is a fortieth of the range: cells of equal mass are very
-    narrow where the mass is, and their densities mostly noise. For the picture only."""
+    """Join neighbouring inner cells until each is at least a fortieth of the range. Cells of equal
+    mass are very narrow where the mass is, and their densities are mostly noise. Only the picture
+    uses this."""
     least = (edges[-1] - edges[0]) / most
     starts = [0]
     for index in range(1, len(edges) - 1):
