@@ -1,15 +1,15 @@
-"""Honest callers beside hostile ones.
+"""Honest callers with hostile ones.
 
     python -m benchmarks.hostile [--minutes 5] [--only KIND] [-- FLAGS]
 
-FLAGS are of `server`, for example `-- --max-streams 128`.
+FLAGS are of `server`, for example `-- --max-streams 256`.
 
 One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
-answer and pause; every second round a process does from ::1 all that support/hostile_mix.py
-knows. Rounds with and without it alternate, so that both meet the same machine. Prints a table;
-exits 1 when goodput falls below 0.9 of that alone, the 99th percentile rises above twice that
-alone, the front takes more than 400 MiB, calls and descriptors are left over at the end, or a kind
-of attack was never done.
+answer and pause. In every second round, a process at ::1 carries out all attacks of
+support/hostile_mix.py. Rounds with and without it alternate, so that both meet the same machine.
+Prints a table; exits 1 when goodput falls below 0.9 of that without attacks, the 99th percentile
+rises above twice that without attacks, the front uses more than 400 MiB, calls and descriptors are
+left over at the end, or a kind of attack was never carried out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from proto.inference_pb2_grpc import InferenceStub
 CALLERS = 4
 PAUSE_S = 0.25  # of a caller between an answer and its next request
 DEADLINE_S = 10.0
-ROUND_S = 60.0  # at the start of each all attacks begin at once
-LEAVE_S = 30.0  # for what hostile callers left to be closed
+ROUND_S = 60.0  # at the start of each, all attacks begin at once
+LEAVE_S = 30.0  # time for the remains of hostile callers to be closed
 GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
 
 
@@ -54,7 +54,7 @@ class Side:
     """Honest requests of all rounds of one kind."""
 
     seconds: float = 0.0
-    front_s: float = 0.0  # of the processor, by the front
+    front_s: float = 0.0  # CPU seconds of the front
     times: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -122,7 +122,7 @@ def attackers(port: int, scrape: str, only: str, done: Counter[str]) -> Iterator
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        for kind in json.loads(process.stdout.readline()):  # it begins
+        for kind in json.loads(process.stdout.readline()):  # the attacks have begun
             done[kind] += 0
         yield
     finally:
@@ -142,7 +142,7 @@ def open_calls(scrape: str) -> int:
 
 
 def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int]:
-    """Calls and descriptors more than `before`, once they have had time to go."""
+    """Calls and descriptors beyond `before`, after some time for them to close."""
     end = time.monotonic() + LEAVE_S
     while True:
         left = open_calls(scrape), front.num_fds() - before

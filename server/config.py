@@ -22,8 +22,9 @@ EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A setting, without its default. `read` turns a text into the value; bool: the flag is a
-    switch. An empty `name` is derived from the field, an empty `group` is the one before."""
+    """A setting, without its default. `read` turns a text into the value; bool means that the flag
+    is a switch. An empty `name` is derived from the field; an empty `group` repeats the one
+    before."""
 
     read: Callable[[str], Any]
     help: str
@@ -46,7 +47,8 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """In the order of `server --help`. A group continues until the next field that names one."""
+    """The settings in the order of `server --help`. A group continues until the next field that
+    names one."""
 
     bundle: Path = setting(
         CHOOSE,

@@ -1,15 +1,15 @@
-"""Slows callers whose calls are refused, so that the refusals do not use up the capacity they
-protect: a connection that ignores RetryInfo, and a host whose requests are at fault.
+"""Slows down callers whose calls are refused, so that the refusals do not use up the capacity they
+protect: a connection that ignores RetryInfo, and a host whose requests are wrong.
 
-A connection that ignores RetryInfo: when it comes back too early, its call is held until
-the time RetryInfo gave. Immediate refusals would be answered by immediate retries.
+A connection that ignores RetryInfo: a call that comes too early is held until the time that
+RetryInfo gave. Callers would answer immediate refusals with immediate retries.
 
-A connection may carry many callers, each of which was given a time of its own. So it may have as
-many refusals outstanding as it has had calls open at once, and a caller that adds one to these is
-early: a leaky bucket, as in the generic cell rate algorithm (ITU-T I.371).
+A connection may carry many callers, each with its own time. So it may have as many refusals
+outstanding as it has had calls open at once; a call beyond these is early. This is a leaky bucket,
+as in the generic cell rate algorithm (ITU-T I.371).
 
-A host whose requests are at fault: its refusals leave at a bounded rate. Only they wait, never a
-call that is in order, which may be another program's behind the same address.
+A host whose requests are wrong: its refusals leave at a limited rate. Only they wait, never a
+correct call, which may come from another program at the same address.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 
-CALLERS_KEPT_S = 10.0  # how long a connection counts as one of as many callers as it had at once
-# Each holds what gRPC receives of a request that nobody asks for (api/listener.py) and its call.
+# How long a connection keeps the largest number of callers that it had at once.
+CALLERS_KEPT_S = 10.0
+# Each holds its call and the bytes that gRPC receives of an unread request (api/listener.py).
 MOST_HELD = 256
-KEPT_S = 0.1  # of a caller's deadline is left to it, so that it reads the reason, ...
-MOST_SHARE = 0.5  # ... or this share of it, whichever leaves it less
+KEPT_S = 0.1  # this much of a caller's deadline is left, so that it can read the reason, ...
+MOST_SHARE = 0.5  # ... or this share of it, whichever is less
 
 
 @dataclass(slots=True)
@@ -48,14 +49,14 @@ class _Peer:
 
     @property
     def early_s(self) -> float:
-        """Until the next of its callers is due."""
+        """Seconds until its next caller is due."""
         return max(self.outstanding - self.callers + 1, 0.0) * self.asked_s / self.callers
 
 
 @dataclass(eq=False)
 class RetryPenalty:
     """Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
-    itself cannot be filled up; beyond that nobody is held."""
+    itself cannot be overloaded; beyond that, calls are not held."""
 
     longest_s: float = 1.0
     most_peers: int = 4096
@@ -65,7 +66,7 @@ class RetryPenalty:
 
     def __post_init__(self) -> None:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
-        self._latest = 0.0  # after this nobody is early
+        self._latest = 0.0  # no connection is early after this time
         self.held = 0
 
     @property
@@ -86,7 +87,7 @@ class RetryPenalty:
             known.open -= 1
 
     def refused(self, peer: str, retry_after_s: float) -> None:
-        """Note that a call of this connection was asked to come back after a time."""
+        """Note that a call of this connection was refused, with a time to retry after."""
         now = self.clock()
         known = self._known(peer)
         self._peers.move_to_end(peer)
@@ -96,7 +97,8 @@ class RetryPenalty:
         self._latest = max(self._latest, now + known.outstanding * known.asked_s)
 
     def early_s(self, peer: str) -> float:
-        """By how much this connection is too early; 0 when it waited as long as it was asked to."""
+        """How many seconds too early this connection is; 0 if it waited as long as RetryInfo
+        asked."""
         known = self._peers.get(peer)
         if known is None or not known.outstanding:
             return 0.0
@@ -104,10 +106,10 @@ class RetryPenalty:
         return known.early_s
 
     async def hold(self, peer: str, remaining_s: float | None) -> bool:
-        """Return when a call that comes too early may be looked at; False: it was not held.
+        """Wait until a call that comes too early is due; False if it was not held.
 
-        `remaining_s` is what the caller's deadline leaves; nearly all of it may be spent here, but
-        the caller reads the reason and not DEADLINE_EXCEEDED.
+        `remaining_s` is the time left until the caller's deadline. Nearly all of it may be spent
+        here, but the caller must receive the reason and not DEADLINE_EXCEEDED.
         """
         wait_s = _within(min(self.early_s(peer), self.longest_s), remaining_s)
         if wait_s <= 0 or self.held >= self.most_held:

@@ -6,7 +6,7 @@ from server.pool.pool import Pool
 from server.telemetry.outputs import Timing
 from server.types import NO_REPLICA, Outcome, Work
 
-# Faults of a full or ending pool, or of a caller that left: no evidence about the row.
+# Faults of a full or ending pool, or of a caller that left: they are not evidence about the row.
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 
 

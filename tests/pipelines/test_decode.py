@@ -1,4 +1,5 @@
-"""Every kind of part decodes; every bad one is refused by name, in bounded memory."""
+"""Every kind of part decodes; every bad one is refused with its field and reason, in bounded
+memory."""
 
 from __future__ import annotations
 

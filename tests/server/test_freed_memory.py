@@ -1,4 +1,4 @@
-"""Memory between blocks in use goes back to the system, and looking for it delays no call."""
+"""Memory between blocks in use is returned to the system, and the check for it delays no call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that come back too early are held, on a clock of the test's own."""
+"""Connections that come back too early are held, with a clock set by the test."""
 
 from __future__ import annotations
 
