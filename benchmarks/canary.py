@@ -38,7 +38,7 @@ from proto.observe_pb2_grpc import ObserveStub
 CLIENTS = 8
 SESSION = (1, 3)  # least and most requests of one session
 PAUSE_S = 0.05  # a client's own work between two requests
-TOLD_SHARE, TOLD_S = 0.6, 2.0
+LABEL_SHARE, LABEL_DELAY_S = 0.6, 2.0
 ENOUGH = 3200  # rows of a candidate (1,600 sessions) that must suffice to show that it is fine
 MOST_MINUTES = 8.0
 BACK, PROMOTED = "canary-rolled-back", "canary-promoted"
@@ -82,8 +82,10 @@ class Traffic:
             return
         result = answer.results[0]
         self.answers[result.stamp] += 1
-        if self.feedback and draw.random() < TOLD_SHARE:
-            self.reported.append((time.monotonic() + TOLD_S, result.prediction_id, item.label))
+        if self.feedback and draw.random() < LABEL_SHARE:
+            self.reported.append(
+                (time.monotonic() + LABEL_DELAY_S, result.prediction_id, item.label)
+            )
 
     async def report(self, stub: InferenceStub, done: asyncio.Event) -> None:
         while not done.is_set():

@@ -98,7 +98,7 @@ async def server_time(target: str) -> float:
         return float(event.server_unix_ns / 1e9)
 
 
-async def tell_alerts(target: str) -> None:
+async def print_alerts(target: str) -> None:
     """Prints every alert when it fires, until it is cancelled."""
     reported: set[str] = set()
     async with grpc.aio.insecure_channel(target) as channel:
@@ -164,12 +164,12 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
     print(f"to watch it: .venv/bin/console {target}", flush=True)
     try:
         wait_until_ready(server, target)
-        telling = asyncio.create_task(tell_alerts(target))
+        printing = asyncio.create_task(print_alerts(target))
         plant = Plant(target, speed, seconds)
         elapsed_s = (await server_time(target) - START_S) / speed
         await plant.play(traffic, arguments.requests, elapsed_s)
         await plant.close()
-        telling.cancel()
+        printing.cancel()
         fired = await alerts(target)
         slices = await worst(target, "value", CHANGE_DAY)
     finally:

@@ -194,7 +194,7 @@ class Plant:
         gap = (self._seconds - elapsed_s) / requests
         bar = tqdm(total=DAYS, bar_format="{desc} {bar} {elapsed}<{remaining}", mininterval=0.5)
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._tell(began))
+            sending = group.create_task(self._send_feedback(began))
             while (now := time.monotonic() - began) < self._seconds:
                 day = 1 + now * self._speed / DAY_S
                 run = next(streams[0])
@@ -208,7 +208,7 @@ class Plant:
                 self.sent += len(run)
                 bar.set_description_str(f"day {int(day):2}, {self.sent:6,} requests", refresh=False)
                 bar.update(min(day - 1, DAYS) - bar.n)
-            telling.cancel()
+            sending.cancel()
         bar.close()
 
     async def _send(self, item: Item, began: float) -> None:
@@ -229,7 +229,7 @@ class Plant:
             known = (now_s + delay_s, response.results[0].prediction_id, item.label)
             heapq.heappush(self._labels, known)
 
-    async def _tell(self, began: float) -> None:
+    async def _send_feedback(self, began: float) -> None:
         while True:
             await asyncio.sleep(0.25)
             now_s = (time.monotonic() - began) * self._speed

@@ -212,7 +212,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
     size = max(1, min(len(mono), int(sample_rate * _FRAME_S)))
     frames = mono[: len(mono) // size * size].reshape(-1, size)
     energies = _decibels(np.einsum("ij,ij->i", frames, frames) / size)
-    no_progress, loud = np.quantile(energies, (0.10, 0.95))
+    quiet, loud = np.quantile(energies, (0.10, 0.95))
     magnitude = np.abs(mono)
     signs = np.signbit(mono)
     crossings = int(np.count_nonzero(signs[1:] != signs[:-1]))
@@ -222,7 +222,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
         clipped_share=float(np.count_nonzero(magnitude >= _CLIPPED) / len(mono)),
         dc_offset=float(mono.mean()),
         silent_share=float((energies < _SILENT_DBFS).mean()),
-        snr_db=float(loud - no_progress),
+        snr_db=float(loud - quiet),
         zero_crossing_rate=crossings * sample_rate / len(mono),
         centroid_hz=_centroid(mono, sample_rate),
     )

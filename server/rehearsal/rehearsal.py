@@ -22,7 +22,7 @@ from server.pool.service_time import own_work_ms
 from server.rehearsal.paired_answers import AnswerPair, answer_of_outcome, answer_of_row, slices_of
 from server.rehearsal.report import Observations, RehearsalReport, build_report
 from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
-from server.rehearsal.submit import says_nothing, submit
+from server.rehearsal.submit import is_inconclusive, submit
 from server.rehearsal.throttle import CandidateGone, Throttle
 from server.rehearsal.verdict import RehearsalVerdict
 from server.request.status import Refused
@@ -177,7 +177,7 @@ class Rehearsal:
         return None
 
     def _see(self, row: PredictionRow, now: Outcome) -> None:
-        if says_nothing(now):
+        if is_inconclusive(now):
             self._skipped += 1
             return
         record = row.record

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.pool.pool import Pool
-from server.rehearsal.submit import says_nothing, submit
+from server.rehearsal.submit import is_inconclusive, submit
 from server.telemetry.sampler import uniform
 from server.types import Outcome, Work
 
@@ -46,7 +46,7 @@ class Shadow:
         if pool is not self.active or work.task != "classify":
             return
         too_late = outcome.fault is not None and outcome.fault.code == "DEADLINE_EXCEEDED"
-        if too_late or says_nothing(outcome):
+        if too_late or is_inconclusive(outcome):
             return
         # A separate draw from the one for kept payloads: otherwise all of those would be shadowed.
         if uniform(f"shadow {work.id}") >= self.share:
@@ -81,7 +81,7 @@ class Shadow:
                 keep_payload=False,
             )
             answer = await submit(self.candidate, again)
-            if says_nothing(answer):
+            if is_inconclusive(answer):
                 self.dropped += 1
                 continue
             self.answered += 1

@@ -10,7 +10,7 @@ from server.types import NO_REPLICA, Outcome, Work
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 
 
-def says_nothing(outcome: Outcome) -> bool:
+def is_inconclusive(outcome: Outcome) -> bool:
     return outcome.fault is not None and outcome.fault.code in PASSING
 
 
