@@ -1,13 +1,13 @@
-"""Two checkouts beside each other, in turn: their pipelines, or with --callers their servers.
+"""Compares two checkouts, measured in turn: their pipelines, or with --callers their servers.
 
     python -m benchmarks.against OTHER_CHECKOUT [--rounds 9] [--jobs prepare,forward8]
     python -m benchmarks.against OTHER_CHECKOUT --callers 1 64 [--rounds 9] [--seconds 4]
 
-Prints medians and the ratio of this checkout to the other: CPU milliseconds of each job, in one
-process each on one thread; or requests a second, latency and CPU a request of two servers that stay
-loaded, and then what each of their processes takes of memory. Both use the embedded bundle of their
-own tree; the other checkout needs its own `.venv`. `--this` names a third one to measure instead of
-this; a checkout against itself shows what two starts differ by.
+Prints medians and the ratio of this checkout to the other: CPU milliseconds of each job, with one
+process for each checkout and one thread; or requests a second, latency and CPU for each request of
+two servers that stay loaded, and then the memory of each of their processes. Both use the embedded
+bundle of their own tree; the other checkout needs its own `.venv`. `--this` names another checkout
+to measure in place of this one; a checkout against itself shows the difference between two starts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import psutil
 from benchmarks.serve import ROOT, Figures, LoadClient, Ours, serving
 
 NEW_TOKENS = 24
-# Runs of each job in a turn.
+# Runs of each job in one turn.
 JOBS = {
     "prepare": 6,
     "forward1": 10,
@@ -40,7 +40,7 @@ JOBS = {
 
 
 def jobs(root: str) -> dict[str, Callable[[], object]]:
-    """By name; of whatever checkout this process imports."""
+    """The jobs by name, from the checkout that this process imports."""
     from benchmarks.support.bound import sample
     from benchmarks.support.payloads import pool
     from pipelines.pipeline import Pipeline

@@ -1,8 +1,9 @@
-"""A canary on traffic of known truth: what becomes of each candidate, why, and how soon.
+"""Canaries on traffic with known labels: the verdict on each candidate, its reason, and how soon it
+comes.
 
     python -m benchmarks.canary [--repeat 1] [--share 0.2] [--only same,worse]
 
-Clients with sessions ask a server with telemetry for what the triage data generator draws, and
+Clients with sessions send samples of the triage data generator to a server with telemetry, and
 report the true labels a few seconds later. Each candidate of benchmarks/candidates.py is loaded and
 started as a canary: `same` must be promoted, every other one must be rolled back by its own
 measure. Exits 1 when a verdict is wrong or comes for another reason.
@@ -35,13 +36,13 @@ from proto.inference_pb2_grpc import InferenceStub
 from proto.observe_pb2_grpc import ObserveStub
 
 CLIENTS = 8
-SESSION = (1, 3)  # requests of one session
+SESSION = (1, 3)  # least and most requests of one session
 PAUSE_S = 0.05  # a client's own work between two requests
-TOLD_SHARE, TOLD_S = 0.6, 2.0
-ENOUGH = 3200  # rows of a candidate, 1,600 sessions, that must do to show it fine
+LABEL_SHARE, LABEL_DELAY_S = 0.6, 2.0
+ENOUGH = 3200  # rows of a candidate (1,600 sessions) that must suffice to show that it is fine
 MOST_MINUTES = 8.0
 BACK, PROMOTED = "canary-rolled-back", "canary-promoted"
-# What becomes of it, and the measures that may decide so.
+# The verdict on it, and the measures that may cause it.
 EXPECTED = {
     "same": (PROMOTED, ("errors", "latency")),
     "worse": (BACK, ("confidence", "estimated value", "accuracy", "realised value")),
@@ -53,7 +54,7 @@ EXPECTED = {
 
 @dataclass(slots=True)
 class Traffic:
-    """`answers` by stamp."""
+    """`answers` counts answers by stamp."""
 
     items: Sequence[Item]
     feedback: bool = True
@@ -81,8 +82,10 @@ class Traffic:
             return
         result = answer.results[0]
         self.answers[result.stamp] += 1
-        if self.feedback and draw.random() < TOLD_SHARE:
-            self.reported.append((time.monotonic() + TOLD_S, result.prediction_id, item.label))
+        if self.feedback and draw.random() < LABEL_SHARE:
+            self.reported.append(
+                (time.monotonic() + LABEL_DELAY_S, result.prediction_id, item.label)
+            )
 
     async def report(self, stub: InferenceStub, done: asyncio.Event) -> None:
         while not done.is_set():
@@ -120,7 +123,7 @@ class Outcome:
 
     @property
     def why(self) -> str:
-        """The measures that decided."""
+        """The measures that caused the verdict."""
         return ", ".join(part.split(":")[0] for part in self.detail.split("; ") if ":" in part)
 
     @property
@@ -148,7 +151,7 @@ async def trial(
 
 
 async def _minutes(traffic: Traffic, share: float) -> float:
-    """Long enough for ENOUGH rows at the pace of now."""
+    """Minutes for ENOUGH rows at the current rate."""
     before, began = traffic.answers.total(), time.monotonic()
     await asyncio.sleep(4.0)
     pace = (traffic.answers.total() - before) / (time.monotonic() - began)
@@ -156,7 +159,7 @@ async def _minutes(traffic: Traffic, share: float) -> float:
 
 
 async def decision(channel: grpc.aio.Channel, since_ms: int, until: float) -> ob.DeployRow:
-    """The row of the journal that ends the canary, or holds it."""
+    """The row of the journal that ends the canary or holds it."""
     observe = ObserveStub(channel)
     while time.monotonic() < until:
         request = ob.HistoryRequest(from_unix_ms=since_ms, to_unix_ms=since_ms + 3_600_000)

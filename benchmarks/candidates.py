@@ -1,4 +1,4 @@
-"""Bundles for a canary or a rehearsal, each made of another one with one thing wrong, or nothing.
+"""Bundles for a canary or a rehearsal, each a copy of another one with at most one fault.
 
     same       another name, nothing else
     worse      noise on its weights: it errs three times as often, and doubts more
@@ -7,7 +7,7 @@
     failing    a limit on the length of sounds that golden inputs keep and one real one in ten does
                not
 
-All pass every check of a load: only traffic shows the difference.
+All of them pass every check of a load: only traffic shows the difference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.variants import disturb
 
 NOISE = 0.8
-BOLD = 0.4  # temperature: even wrong answers are certain
+BOLD = 0.4  # temperature: even wrong answers have a high confidence
 LONGEST_S = 3.0
 MORE_LAYERS = 24
 WEIGHTS = "weights/model.safetensors"
@@ -32,13 +32,14 @@ CONFIG = "model/config.json"
 
 
 def candidates(bundle: Path, folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
-    """By name, all without `names`; a folder each, stamped again. `bundle` is not touched."""
+    """The candidates by name (without `names`, all), each in its own folder and restamped. `bundle`
+    is not changed."""
     folder.mkdir(parents=True, exist_ok=True)
     return {name: candidate(bundle, folder / name) for name in names or CHANGES}
 
 
 def candidate(bundle: Path, folder: Path) -> Path:
-    """The one of CHANGES that the folder is named after."""
+    """The one of CHANGES that has the folder's name."""
     found = Path(shutil.copytree(bundle, folder))
     for file in found.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
@@ -57,7 +58,7 @@ def _overbold(found: Path) -> None:
 
 
 def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
-    """In place, under a name of its own; golden answers are recorded again."""
+    """Change the bundle in place, give it its own name, and record golden answers again."""
     from pipelines.build.build import rewrite
     from pipelines.build.restamp import restamp
     from pipelines.bundle import manifest
@@ -68,7 +69,8 @@ def change(bundle: Path, changes: Mapping[str, bytes]) -> None:
 
 
 def deepened(bundle: Path, more: int) -> dict[str, bytes]:
-    """Layers whose outputs are zero: a residual network answers as before, and works longer."""
+    """Adds layers whose outputs are zero: a residual network then gives the same answers, and takes
+    longer."""
     from safetensors.numpy import load, save
 
     config = _json(bundle, CONFIG)

@@ -1,4 +1,4 @@
-"""A checkpoint of gigabytes: what building a bundle of it takes, and how often a start reads it.
+"""A checkpoint of gigabytes: the cost of building a bundle from it, and how often a start reads it.
 
 python -m benchmarks.checkpoint [--gb 2.4] [--replicas 2] [--folder DIR]
 
@@ -42,7 +42,7 @@ HIDDEN = 1024
 LAYERS = 4
 INDEX = "model.safetensors.index.json"
 POLL_S = 0.02
-READY_WITHIN_S = 1200.0  # gigabytes from a cold disk, on a busy machine
+READY_WITHIN_S = 1200.0  # seconds; gigabytes from a cold disk, on a busy machine
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -71,9 +71,9 @@ def shapes_of(values: dict[str, Any]) -> Shapes:
 
 
 def write_checkpoint(folder: Path, gigabytes: float) -> None:
-    """Four shards: the embedding, the head, and the layers in two."""
+    """Writes four shards: the embedding, the head, and the layers in two of them."""
     folder.mkdir()
-    # Two matrices of vocabulary x hidden x 4 bytes are nearly all of it.
+    # Two matrices of vocabulary x hidden x 4 bytes are nearly all of the size.
     values = config(int(gigabytes * 1e9 / (2 * 4 * HIDDEN)))
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "tokenizer.json").write_bytes(tinybundle.tokenizer_json())
@@ -107,7 +107,7 @@ def write_shard(path: Path, shapes: Shapes, r: np.random.Generator) -> None:
 
 
 def proc(pid: int, name: str) -> dict[str, int]:
-    """Numbers of a /proc/PID file by name, in its own units; empty when it is gone."""
+    """Numbers of a /proc/PID file by name, in its own units; empty when the process is gone."""
     try:
         lines = Path(f"/proc/{pid}/{name}").read_text().splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def proc(pid: int, name: str) -> dict[str, int]:
 
 
 def evict(bundle: Path) -> None:
-    """Out of the page cache, as after a boot."""
+    """Drop the bundle from the page cache, as after a boot."""
     for path in bundle.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -152,7 +152,7 @@ def build(source: Path, out: Path) -> dict[str, Any]:
 
 
 def start(bundle: Path, data: Path, replicas: int, *flags: str) -> dict[str, Any]:
-    """One start of a server, and what its replicas had read by then."""
+    """One start of a server, and what its replicas have read by then."""
     began = time.perf_counter()
     arguments = ("--bundle", str(bundle), "--data", str(data), "--warm-pool", str(replicas), *flags)
     with program(*arguments, ready_within_s=READY_WITHIN_S) as server:

@@ -1,8 +1,8 @@
-"""The console against what it must reach: `python -m benchmarks.console [--gigabytes 1]`.
+"""Measures the console against its limits: `python -m benchmarks.console [--gigabytes 1]`.
 
-Needs a display (Xvfb will do) for figures that mean anything. Every part runs in a process of its
-own, so that one's memory is not another's. Beside every wall time stands the CPU time of the thread
-that counts: on a machine with other work, that is the figure to compare.
+Needs a display (Xvfb suffices) for meaningful figures. Every part runs in a separate process, so
+that memory is not shared between parts. Each wall time comes with the CPU time of the thread that
+matters: on a machine with other work, compare that figure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import console_cache as made  # noqa: E402
 
 DataTable = dict[str, float]
-LIMITS = {  # what issue and documentation promise
+LIMITS = {  # the limits that the documentation promises
     "first painted window s": 1.5,
     "open and first read ms": 100.0,
     "UI thread % of a core": 25.0,
@@ -98,7 +98,7 @@ class Turns:
 
 
 def spin(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-    """The real event loop, not a loop around processEvents, which would be busy by itself."""
+    """Run the real event loop. A loop around processEvents would itself use CPU time."""
     from PySide6.QtCore import QEventLoop, QTimer
 
     end = time.monotonic() + seconds
@@ -109,7 +109,7 @@ def spin(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
 
 
 def first_paint(cache: Path, options: argparse.Namespace) -> DataTable:
-    """Seconds from the start of the process to the first painted window that shows figures."""
+    """Seconds from the start of the process to the first painted window with figures."""
     with window_on(cache, None) as (application, window):
         while window.board is None or window.board.latency is None or not window.isVisible():
             application.processEvents()
@@ -125,7 +125,7 @@ def first_paint(cache: Path, options: argparse.Namespace) -> DataTable:
 
 
 def opening(cache: Path, options: argparse.Namespace) -> DataTable:
-    """From the path to the servers it knows: what stands between the start and the first board."""
+    """From the path to the known servers: the work between the start and the first board."""
     from console.cache import rows
 
     walls, cpus = [], []
@@ -145,7 +145,8 @@ def opening(cache: Path, options: argparse.Namespace) -> DataTable:
 
 
 def ten_hertz(cache: Path, options: argparse.Namespace) -> DataTable:
-    """Twenty servers that send ten times a second; the UI thread's share of a core, its frames."""
+    """Twenty servers that send ten times a second: the UI thread's share of a core, and its
+    frames."""
     command = [sys.executable, "-m", "benchmarks.console", "--serve"]
     servers = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert servers.stdout is not None
@@ -184,7 +185,7 @@ def ten_hertz(cache: Path, options: argparse.Namespace) -> DataTable:
 
 
 def serve() -> None:
-    """The servers of ten_hertz, in a process of their own, until it is ended."""
+    """Runs the servers of ten_hertz in a separate process, until it is ended."""
     from dataclasses import replace
 
     from tests.support.fleet_story import FLEET
@@ -198,7 +199,7 @@ def serve() -> None:
 
 
 def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
-    """A window of a hundred thousand latency rows: reading it, and painting it."""
+    """A window of a hundred thousand latency rows: the time to read it and to paint it."""
     from PySide6.QtWidgets import QApplication
 
     from console.app.timeaxis import TimeAxis
@@ -214,7 +215,8 @@ def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
     assert db is not None
     now = db.execute("SELECT max(bucket_ms) FROM latency").fetchone()[0] / 1000
     count = db.execute("SELECT count(*) FROM latency WHERE bucket_ms > ?", ((now - 16_800) * 1000,))
-    latency.MOST_ROWS = 200_000  # the console would read summed rows here; this is the worst case
+    # The console would read rolled-up rows here; this is the worst case.
+    latency.MOST_ROWS = 200_000
     builder, view = BoardBuilder(db), View(window_s=16_800, end_s=now)
     found = {"rows in the window": float(count.fetchone()[0])}
     began = time.thread_time()
@@ -249,8 +251,8 @@ def many_points(cache: Path, options: argparse.Namespace) -> DataTable:
 
 
 def scroll(cache: Path, options: argparse.Namespace) -> DataTable:
-    """Down a million predictions by the page and by leaps: UI work of a turn, and how long a row
-    that is looked at stays empty."""
+    """Scroll through a million predictions by the page and by jumps: UI work in one turn, and how
+    long a visible row stays empty."""
     with window_on(cache, None) as (_, window):
         spin(60, lambda: window.board is not None)
         window.axis.go(0.0, time.time())
@@ -270,7 +272,7 @@ def scroll(cache: Path, options: argparse.Namespace) -> DataTable:
             return panel.model.entry(row) is not None
 
         for step in range(240):
-            # Lines of a wheel, then leaps of the bar: both kinds of hand.
+            # Lines of a wheel, then jumps of the scroll bar.
             far = step % 12 == 11
             bar.setValue((bar.value() + (bar.maximum() // 23 if far else 330)) % bar.maximum())
             top = panel.table.rowAt(4)
@@ -290,8 +292,8 @@ def scroll(cache: Path, options: argparse.Namespace) -> DataTable:
 
 
 def a_day(cache: Path, options: argparse.Namespace) -> DataTable:
-    """Twenty-four hours of twenty servers through the writer as fast as it takes them, read once an
-    hour the way the console reads."""
+    """Twenty-four hours of twenty servers, written as fast as the writer takes them, and read once
+    for each hour as the console reads."""
     from console.cache import rows
     from console.cache.build_board import BoardBuilder
     from console.cache.writer import CacheWriter
@@ -378,7 +380,7 @@ def main() -> None:
 
 
 def cache_for(part: str, options: argparse.Namespace, folder: Path) -> Path:
-    """The file this part is measured on, made when it is first needed."""
+    """The file for this part, made when it is first needed."""
     large = options.keep or folder
     if part not in (*ON_LARGE, "opening"):
         return folder / f"{part}.db"
@@ -400,10 +402,10 @@ def cache_for(part: str, options: argparse.Namespace, folder: Path) -> Path:
 
 
 def report(part: str, cache: Path, options: argparse.Namespace) -> bool:
-    """Prints what a part measured; False when it failed or is beyond a limit."""
+    """Prints the result of a part; False when it failed or exceeded a limit."""
     command = [sys.executable, "-m", "benchmarks.console", "--part", part, "--cache", str(cache)]
     command += ["--seconds", str(options.seconds), "--hours", str(options.hours)]
-    # The start time of a process in the kernel is up to a second off the wall clock.
+    # The kernel's start time of a process is up to a second off the wall clock.
     command += ["--began", str(time.monotonic())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Cache files to measure the console on: large ones made quickly, and a day as rows."""
+"""Cache files for measuring the console: large ones made quickly, and the rows of a day."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def prediction(identity: str, at_ms: int) -> CachedPrediction:
 
 
 def make(path: Path, gigabytes: float, now: float) -> int:
-    """Latency rows of the last six hours, drift of the last hour, and predictions until the file is
-    as large as asked; returns how many predictions."""
+    """Latency rows of the last six hours, drift of the last hour, and predictions until the file
+    has the requested size; returns the number of predictions."""
     db = open_for_writing(path)
     db.execute("PRAGMA synchronous = OFF")
     names, rng = TextIds(db), np.random.default_rng(1)
@@ -90,7 +90,7 @@ def make(path: Path, gigabytes: float, now: float) -> int:
 
 
 def grow(path: Path, gigabytes: float) -> int:
-    """An existing cache made larger."""
+    """Make an existing cache larger."""
     db = open_for_writing(path)
     db.execute("PRAGMA synchronous = OFF")
     _double(db, path, gigabytes * 1e9)
@@ -100,7 +100,8 @@ def grow(path: Path, gigabytes: float) -> int:
 
 
 def _double(db: sqlite3.Connection, path: Path, size: float) -> None:
-    """Copies of the predictions, each time earlier and under other names, until it is enough."""
+    """Copy the predictions, each time earlier and under other names, until the file is large
+    enough."""
     columns = [row[1] for row in db.execute("PRAGMA table_info(prediction)")]
     kept = [name for name in columns if name not in ("seq", "id", "at_ms")]
     turn = int(db.execute("SELECT count(*) FROM prediction").fetchone()[0]) // SEED_ROWS
@@ -130,7 +131,7 @@ def minute(
     now: float, pool: list[LatencyRow], number: int, predictions: int = 4
 ) -> list[ReceivedRow]:
     """What twenty servers send in one minute: buckets of 10 s by mix, a snapshot each, predictions,
-    and every fifth minute a tick of drift."""
+    and a tick of drift every fifth minute."""
     rows: list[tuple[int, FeedRow]] = []
     for n in range(SERVERS):
         rows.append((n, snapshot(n)))

@@ -1,12 +1,12 @@
-"""Drills of the console on real servers: something breaks, and within ten seconds the headline must
-name the server, the cause and since when, and the incident sheet must have it. (Drift: ten seconds
+"""Drills of the console on real servers. Something breaks, and within ten seconds the headline must
+name the server, the cause and the time, and the incident sheet must contain it. (Drift: ten seconds
 after the tick in which the server's alert fires; a canary: after its server has ended it.)
 
     python -m benchmarks.console_drills [--only quick,canary,camera]
 
-No display is needed. Prints a line a drill; exits 1 when one failed. `quick` has five: skew, a
-replica slowed, a replica stopped, a disk full, a server killed. `canary` needs some minutes of
-traffic, and `camera` plays two simulated weeks.
+No display is needed. Prints one line for each drill; exits 1 when one failed. `quick` has five:
+skew, a replica slowed, a replica stopped, a disk full, a server killed. `canary` needs some minutes
+of traffic, and `camera` plays two simulated weeks.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ from tests.support.tinybundle import make_bundle
 
 WITHIN_S = 10.0
 EMBEDDED = ROOT / "pipelines" / "triage" / "bundle"
-ENOUGH_ANSWERS = 400  # until every replica has answered as many as the console compares
-SETTLES_S = 60.0  # what is no part of a drill: traffic that begins, a replica that comes back
-CANARY_S, CAMERA_S = 420.0, 900.0  # how long the server itself may take to decide (quiet machine)
+ENOUGH_ANSWERS = 400  # until every replica has answered enough rows for the console to compare them
+SETTLES_S = 60.0  # time outside a drill: traffic starts, a replica comes back
+# Time that the server itself may take to decide (on a quiet machine).
+CANARY_S, CAMERA_S = 420.0, 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """What came of one. `seconds` from the fault to the headline; NaN: never."""
+    """The result of one drill. `seconds` from the fault to the headline; NaN: never."""
 
     name: str
     seconds: float
@@ -78,7 +79,8 @@ class Drill:
 
 
 def concluded(name: str, seconds: float, console: ConsoleWatch) -> Drill:
-    """The sentence without its age, which differs by the time the sheet is written."""
+    """The result, with the sentence without its age, which differs by the time the sheet is
+    written."""
     headline = console.headline
     sentence = headline.partition(": ")[2].partition(" · ")[0]
     return Drill(name, seconds, headline, bool(sentence) and sentence in unescape(console.sheet()))
@@ -86,7 +88,7 @@ def concluded(name: str, seconds: float, console: ConsoleWatch) -> Drill:
 
 @contextlib.contextmanager
 def served(folder: Path, bundle: Path, names: Sequence[str]) -> Iterator[dict[str, Program]]:
-    """Servers of two replicas by name; the third has other preprocessing."""
+    """Servers of two replicas each, by name; the third has other preprocessing."""
     other = other_preprocessing(bundle, folder)
     paths = dict(zip(names, (bundle, bundle, other), strict=False))
     with contextlib.ExitStack() as stack:
@@ -99,8 +101,9 @@ def served(folder: Path, bundle: Path, names: Sequence[str]) -> Iterator[dict[st
 
 
 def quick(folder: Path, bundle: Path) -> Iterator[Drill]:
-    """Those that share three servers and a console. Each drill does at least the harm of the one
-    before; the odd server, whose answers are wrong, would outrank them and leaves after its own."""
+    """The drills that share three servers and a console. Each does at least as much harm as the one
+    before. The odd server, whose answers are wrong, would outrank the others, so it leaves after
+    its own drill."""
     with served(folder, bundle, ("gpu-01", "gpu-02", "gpu-03")) as servers:
         first, second, _ = every = [server.address for server in servers.values()]
         with console_watch(every, folder) as console:
@@ -120,7 +123,7 @@ def skew(console: ConsoleWatch) -> Drill:
 
 
 def drained(server: Program, console: ConsoleWatch) -> None:
-    """Not a drill: a server that leaves as its operator wants."""
+    """Drain a server, as its operator may: this is not a drill."""
     server.process.terminate()
     seen = console.until(
         lambda board: any(line.state == "stopped" for line in board.servers), patience(SETTLES_S)
@@ -144,7 +147,7 @@ def stopped(server: Program, console: ConsoleWatch) -> Drill:
 
 
 def disk(server: Program, console: ConsoleWatch, answered: list[int]) -> Drill:
-    """No file of this server may grow any more, as on a disk that is full."""
+    """No file of this server can grow any more, as on a full disk."""
     console.until(lambda _: answered[0] > 50, patience(SETTLES_S))
     files = [file for file in data_of(server).rglob("*") if file.is_file()]
     largest = max(file.stat().st_size for file in files)
@@ -165,7 +168,7 @@ def killed(server: Program, console: ConsoleWatch) -> Drill:
 
 
 def canary(folder: Path, bundle: Path) -> Drill:
-    """A candidate that refuses one request in ten; from when its server ended it."""
+    """A candidate that refuses one request in ten; the time counts from the server's rollback."""
     del bundle
     bad = candidates(EMBEDDED, folder / "candidates", ["failing"])["failing"]
     options = argparse.Namespace(repeat=1, share=0.3, only=["failing"])

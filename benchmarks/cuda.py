@@ -2,11 +2,11 @@
 
     python -m benchmarks.cuda [--device cuda:0] [--out DIR] [--only NAMES] [--seconds 870]
 
-Each section is a program of its own in benchmarks/gpu/ with a limit on its time: what one exceeds
-or breaks costs the others nothing. Their results are files in --out; the last thing printed is a
+Each section is a separate program in benchmarks/gpu/ with a time limit, so a section that fails or
+takes too long does not affect the others. Their results are files in --out; the last output is a
 digest of at most 11,000 characters. Without a CUDA device the command reports it and exits 2;
 `--device cpu --small` runs the same programs on the CPU with small models. For a host without a
-network, `bash benchmarks/cuda_site.sh DIR` makes the folder to carry there.
+network, `bash benchmarks/cuda_site.sh DIR` makes a folder to copy there.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SECTIONS = (
 @dataclass(frozen=True, slots=True)
 class Done:
     section: Section
-    code: int | None  # None: its time was over
+    code: int | None  # None: it was ended at its time limit
     took: float
     output: str
 
@@ -76,7 +76,7 @@ def run(section: Section, given: argparse.Namespace, out: Path, left: float) -> 
     path, code = out / f"{section.name}.txt", None
     began = time.perf_counter()
     with path.open("w") as file:
-        # A session of its own: what it started ends with it.
+        # A new session, so that everything it started ends with it.
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -93,7 +93,8 @@ def run(section: Section, given: argparse.Namespace, out: Path, left: float) -> 
 
 
 def digest(done: list[Done]) -> str:
-    """The summary, and of each section what fits: tables and faults first, then the other lines."""
+    """The summary, and as much of each section as fits: tables and errors first, then the other
+    lines."""
     summary = "\n".join(one.line for one in done)
     each = (DIGEST_CHARACTERS - len(summary) - 200) // max(1, len(done))
     parts = [f"## {one.section.name}\n{_shortened(one.output, each - 30)}" for one in done]

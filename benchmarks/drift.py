@@ -4,8 +4,8 @@ python -m benchmarks.drift [--weeks 2] [--seeds 3] [--features 40] [--rate 1000]
 
 "iid": independent requests. "bursty": clients send runs of similar requests (design effect about
 three) and the reference has such runs too. "surprise": the same traffic against a reference made of
-independent examples, as a bundle built on a laptop has. A shift of .3 or .15 sd strikes three
-features from the start of the second week on.
+independent examples, as a bundle built on a laptop has. From the start of the second week on, three
+features are shifted by .3 or .15 sd.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from server.telemetry.drift.windows import HOUR_S, SLOT_S, WINDOWS, TrailingWind
 from server.telemetry.record import FeatureSpec
 
 SHIFTED = 3
-BURST, SHARED = 8.0, 0.14  # mean run length; share of the variance a run has in common
+# Mean run length; share of the variance that the rows of a run have in common.
+BURST, SHARED = 8.0, 0.14
 START_S = 1_790_000_000 // 86400 * 86400
 
 
 def traffic(rows: int, features: int, bursty: bool, r: np.random.Generator) -> NDArray[np.float64]:
-    """[rows, features]: normal, lognormal, counts and categories in turn."""
+    """[rows, features]: normal, lognormal, count and categorical features in turn."""
     noise = r.normal(size=(rows, features))
     if bursty:
         runs = np.repeat(np.arange(rows), r.geometric(1 / BURST, rows))[:rows]
@@ -65,7 +66,7 @@ def openings(
     hours: Iterator[NDArray[np.float32]],
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """(time, features) whenever an alert opens or takes in another feature."""
+    """(time, features) for each time an alert opens or adds a feature."""
     baselines = dict.fromkeys(WINDOWS, bundle_baseline(layout))
     known: dict[str, set[str]] = {}
     for hour, rows in enumerate(hours):
@@ -96,7 +97,8 @@ def alerts(
     hours: Iterable[NDArray[np.float32]],
     tick_s: int,
 ) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """(hours since the first row, features) whenever the watch opens an alert or widens one."""
+    """(hours since the first row, features) for each time the watch opens an alert or adds a
+    feature."""
     layout = BinLayout(parse(json.dumps(builder.build(reference, specs)).encode(), specs))
     past: dict[int, dict[str, NDArray[np.int64]]] = {}
     windows = TrailingWindows(layout.total, lambda hour: past.get(hour, {}))
@@ -115,7 +117,7 @@ def alerts(
 
 
 def run(kind: str, shift: float, seed: int, args: argparse.Namespace) -> tuple[float, float | None]:
-    """(false alerts a week, hours until every shifted feature had its alert: None for never)"""
+    """(false alerts a week, hours until every shifted feature had an alert; None: never)."""
     r = np.random.default_rng([seed, 77])
     bursty = kind != "iid"
     specs = schema(args.features)

@@ -1,12 +1,12 @@
-"""The drift watch beside Evidently, NannyML and whylogs, each with its defaults, on the same rows.
+"""Compares the drift watch with Evidently, NannyML and whylogs on the same rows.
 
     python -m benchmarks.drift_peers [--hours 168] [--shifts 0.3,0.15] [--kinds iid,bursty]
 
-A week without drift, then three of the features shift. The peers look at each hour, and at each
-day, as a scheduled job would run them; the watch of this server looks whenever it does. An alert is
-counted when a feature is flagged that was not flagged by the look before. NannyML has no look at
-days: it wants ten reference chunks of the size it judges. Each peer gets an environment of its own
-under build/peers, filled with pip at first use (about 2 GB in all).
+A week without drift, then three of the features shift. The peers, with their defaults, evaluate
+each hour and each day, as a scheduled job would; the watch of this server uses its own ticks. An
+alert is counted when a feature is flagged that the evaluation before did not flag. NannyML does
+not evaluate days: it needs ten reference chunks of the size it evaluates. Each peer gets its own
+environment under build/peers, filled with pip at first use (about 2 GB in all).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.drift import SHIFTED, alerts, schema, shaped, traffic
 from benchmarks.serve import ROOT
 from server.telemetry.drift.windows import SLOT_S
 
-# What each needs to be imported at all: they do not hold with what pip would take by itself.
+# What each needs to import at all: pip's own choice of versions does not work.
 PEERS = {
     "evidently": ("evidently==0.7.23", "pandas<3"),
     "nannyml": ("nannyml==0.13.1", "statsmodels", "pandas<3"),
@@ -41,8 +41,8 @@ LOOKS = {
     "whylogs": {"hour": 1, "day": 24},
 }
 Alerts = Iterable[tuple[float, tuple[str, ...]]]
-Judged = tuple[int, dict[str, float]]  # false alerts; hours until each shifted feature was named
-# Two of them would report every run to their makers.
+Judged = tuple[int, dict[str, float]]  # false alerts; hours until each shifted feature was flagged
+# Without these, two of them would report every run to their makers.
 QUIET = {"NML_DISABLE_USAGE_LOGGING": "1", "WHYLOGS_NO_ANALYTICS": "True", "DO_NOT_TRACK": "1"}
 Rows = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def made(kind: str, args: argparse.Namespace) -> Traffic:
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of a peer's environment, made when it is not there."""
+    """The interpreter of a peer's environment, which is created if it does not exist."""
     folder = ROOT / "build" / "peers" / name
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
@@ -97,7 +97,7 @@ def flagged_by(name: str, reference: Rows, windows: list[Rows]) -> list[set[str]
 
 
 def judged(found: Alerts, calm_h: int) -> Judged:
-    """Of alerts as they open."""
+    """The result from alerts as they open."""
     drifted = {f"f{i:02d}" for i in range(SHIFTED)}
     false, delays = 0, dict[str, float]()
     for at, features in found:
@@ -108,8 +108,9 @@ def judged(found: Alerts, calm_h: int) -> Judged:
 
 
 def looked(calm: list[set[str]], after: list[set[str]], hours: int) -> Judged:
-    """Of looks every `hours`: an alert opens when a feature is flagged that was not before; a
-    shifted one is named by any look that flags it, known at the look's end."""
+    """The result from evaluations every `hours`. An alert opens when a feature is flagged that was
+    not flagged before. Any evaluation that flags a shifted feature names it, and this is known at
+    its end."""
     false = sum(bool(now - before) for before, now in pairwise([set(), *calm]))
     delays = dict[str, float]()
     for number, flagged in enumerate(after, start=1):

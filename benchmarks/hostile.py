@@ -1,11 +1,15 @@
-"""Honest callers beside hostile ones: `python -m benchmarks.hostile [--minutes 5]`.
+"""Honest callers with hostile ones.
+
+    python -m benchmarks.hostile [--minutes 5] [--only KIND] [-- FLAGS]
+
+FLAGS are of `server`, for example `-- --max-streams 256`.
 
 One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
-answer and pause; every second round a process does from ::1 all that support/hostile_mix.py
-knows. Rounds with and without it alternate, so that both meet the same machine. Prints a table;
-exits 1 when goodput falls below 0.9 of that alone, the 99th percentile rises above twice that
-alone, the front takes more than 400 MiB, calls and descriptors are left over at the end, or a kind
-of attack was never done.
+answer and pause. In every second round, a process at ::1 carries out all attacks of
+support/hostile_mix.py. Rounds with and without it alternate, so that both meet the same machine.
+Prints a table; exits 1 when goodput falls below 0.9 of that without attacks, the 99th percentile
+rises above twice that without attacks, the front uses more than 400 MiB, calls and descriptors are
+left over at the end, or a kind of attack was never carried out.
 """
 
 from __future__ import annotations
@@ -40,8 +44,8 @@ from proto.inference_pb2_grpc import InferenceStub
 CALLERS = 4
 PAUSE_S = 0.25  # of a caller between an answer and its next request
 DEADLINE_S = 10.0
-ROUND_S = 15.0
-LEAVE_S = 30.0  # for what hostile callers left to be closed
+ROUND_S = 60.0  # at the start of each, all attacks begin at once
+LEAVE_S = 30.0  # time for the remains of hostile callers to be closed
 GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
 
 
@@ -50,7 +54,7 @@ class Side:
     """Honest requests of all rounds of one kind."""
 
     seconds: float = 0.0
-    front_s: float = 0.0  # of the processor, by the front
+    front_s: float = 0.0  # CPU seconds of the front
     times: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -89,9 +93,9 @@ async def honest(target: str, examples: list[pb.Example], seconds: float, side: 
 
 
 @contextmanager
-def server(data: str, port: int, scrape: str) -> Iterator[subprocess.Popen[str]]:
+def server(data: str, port: int, scrape: str, flags: list[str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "server.main", "--warm-pool", "1", "--insecure"]
-    command += ["--listen", f":{port}", "--data", data, "--prometheus", scrape]
+    command += ["--listen", f":{port}", "--data", data, "--prometheus", scrape, *flags]
     with open(Path(data) / "server.log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
         try:
@@ -112,12 +116,13 @@ def wait_ready(process: subprocess.Popen[str], data: str) -> None:
 
 
 @contextmanager
-def attackers(port: int, scrape: str, done: Counter[str]) -> Iterator[None]:
+def attackers(port: int, scrape: str, only: str, done: Counter[str]) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.support.hostile_mix", f"[::1]:{port}", scrape]
+    command.append(only)
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        for kind in json.loads(process.stdout.readline()):  # it begins
+        for kind in json.loads(process.stdout.readline()):  # the attacks have begun
             done[kind] += 0
         yield
     finally:
@@ -137,7 +142,7 @@ def open_calls(scrape: str) -> int:
 
 
 def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int]:
-    """Calls and descriptors more than `before`, once they have had time to go."""
+    """Calls and descriptors beyond `before`, after some time for them to close."""
     end = time.monotonic() + LEAVE_S
     while True:
         left = open_calls(scrape), front.num_fds() - before
@@ -146,13 +151,13 @@ def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int
         time.sleep(1)
 
 
-def measure(minutes: float) -> int:
+def measure(minutes: float, only: str, flags: list[str]) -> int:
     examples = mixed_pool(48)
     alone, beside = Side(), Side()
     done: Counter[str] = Counter()
     port, scrape = free_port(), f"127.0.0.1:{free_port()}"
     target = f"127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as data, server(data, port, scrape) as process:
+    with tempfile.TemporaryDirectory() as data, server(data, port, scrape, flags) as process:
         wait_ready(process, data)
         asyncio.run(honest(target, examples, 5, Side()))
         front = psutil.Process(process.pid)
@@ -165,7 +170,7 @@ def measure(minutes: float) -> int:
                 began_s = cpu_s(front)
                 asyncio.run(honest(target, examples, ROUND_S, alone))
                 between_s = cpu_s(front)
-                with attackers(port, scrape, done):
+                with attackers(port, scrape, only, done):
                     asyncio.run(honest(target, examples, ROUND_S, beside))
                 alone.front_s += between_s - began_s
                 beside.front_s += cpu_s(front) - between_s
@@ -212,7 +217,10 @@ def measure(minutes: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
-    return measure(parser.parse_args().minutes)
+    parser.add_argument("--only", default="", metavar="KIND", help="attacks whose name has this")
+    parser.add_argument("flags", nargs="*", help="flags of the server, after --")
+    arguments = parser.parse_args()
+    return measure(arguments.minutes, arguments.only, arguments.flags)
 
 
 if __name__ == "__main__":

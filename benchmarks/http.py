@@ -2,8 +2,8 @@
 
     python -m benchmarks.http [--bundle DIR] [--seconds 3] [--rounds 6]
 
-One server answers all; the ports take turns within each round, so whatever else this machine does
-falls on all of them alike. Only the front process is counted, its threads included.
+One server answers all requests. The ports take turns within each round, so other work on this
+machine affects all of them alike. Only the front process is counted, including its threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Once = Callable[[], Awaitable[object]]
 
 
 class HttpCaller:
-    """One kept connection."""
+    """One connection, kept open."""
 
     def __init__(self, address: str) -> None:
         self._host, _, self._port = address.rpartition(":")
@@ -96,7 +96,7 @@ def embeddings() -> bytes:
 
 
 def tensor_message(parts: list[tuple[str, bytes]]) -> bytes:
-    """The same tensors over gRPC."""
+    """The same tensors as a gRPC message."""
     from server.api import open_inference_messages as v2
 
     request = v2.ModelInferRequest(model_name="trefoil")
@@ -181,7 +181,7 @@ async def measured(
 
 
 def pairs(by_port: dict[str, float]) -> list[tuple[str, str]]:
-    """(through gRPC, through HTTP) that do the same."""
+    """(the gRPC port, the HTTP port) that do the same work."""
     grpc_ports = [port for port in by_port if not port.startswith("/")]
     http_ports = [port for port in by_port if port.startswith("/")]
     return list(zip(grpc_ports, http_ports, strict=True))

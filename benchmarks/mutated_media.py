@@ -1,13 +1,13 @@
-"""Files that broke on their way, against decoders of others:
+"""Damaged files, with other decoders as the reference:
 
     python -m benchmarks.mutated_media [--files 20000] [--seconds 3600] [--seed 1]
 
-Every kind of file that is decoded, made by code, with bits flipped, ends cut off, headers of other
+Every supported kind of file is made by code, with bits flipped, ends cut off, headers of other
 files and extreme lengths. Counted are crashes (the process died, or raised anything but BadInput),
 hangs (more than 2 s of CPU time), and silent differences: an answer without a warning whose length
 or size is more than 1 % from what an independent decoder reads (ffmpeg for sounds, ImageMagick's
-identify and djpeg for pictures; one that is not installed is named and left out). Exits 1
-when any is not zero. A file that fails is written to `--keep DIR`, named by its seed.
+identify and djpeg for pictures; a program that is not installed is named and left out). Exits 1
+when any count is not zero. A file that fails is written to `--keep DIR`, named by its seed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from tests.fuzz.media_seeds import Seed, seeds
 from tests.fuzz.mutation import mutated
 
 HANG_S = 2.0
-# On the wall, after which the process is ended: a machine may be busy with something else.
+# Wall-clock limit, after which the process is ended: a machine may be busy with other work.
 DEAD_S = 60.0
 APART = 0.01
 BATCH = 50
-RATE = 48_000  # of the samples that are compared
-# A codec's own delay is kept by some decoders and dropped by others where no header states it, or
-# one of them cannot read it: one block of Vorbis (21 ms); of MP3 the header's own frame, the delay
-# and the padding, four frames of 576 samples at 16 kHz (144 ms). Those sounds are so long that
-# this is less than 1 % of them.
+RATE = 48_000  # sample rate at which sounds are compared
+# If no header states a codec's delay, or a decoder cannot read it, some decoders keep the delay and
+# others drop it: one block of Vorbis (21 ms); for MP3 the header's own frame, the delay and the
+# padding, four frames of 576 samples at 16 kHz (144 ms). These sounds are long enough for this to
+# be less than 1 %.
 OGG_S = 3.0
 MP3_S = 15.0
-# A decoder of MP3 is so many samples late. ffmpeg takes them off where a header of LAME names the
-# encoder's delay, and leaves them where none does; libmpg123 takes them off in both.
+# An MP3 decoder has a delay of this many samples. ffmpeg removes it if a LAME header gives the
+# encoder's delay, and keeps it otherwise; libmpg123 removes it in both cases.
 MP3_DELAY = 529
-Size = tuple[float, ...]  # (seconds,) of a sound, or (width, height)
+Size = tuple[float, ...]  # (seconds,) for a sound, or (width, height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`size`: (seconds,) of a sound or (width, height) as in the file; () when it was refused."""
+    """`size`: (seconds,) of a sound or (width, height) in the file; () when it was refused."""
 
     size: Size = ()
     rate: int = 0  # of a sound, in hertz
     warning: str = ""
     cpu_s: float = 0.0
-    error: str = ""  # anything but BadInput
+    error: str = ""  # any exception but BadInput
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Counted:
     accepted: int = 0
     warned: int = 0
     compared: int = 0
-    no_opinion: int = 0  # no reference program could read what we accepted
+    no_opinion: int = 0  # accepted here, but unreadable for every reference program
     slowest_s: float = 0.0
     bad: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -99,7 +99,7 @@ def worker(pipe: Connection) -> None:
     from pipelines.media.decode import DecodedAudio, DecodedImage, InputLimits, decode
     from pipelines.types import Part
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders' own complaints, thousands of them
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hide the thousands of messages from the decoders
     warnings.simplefilter("ignore")
     limits = InputLimits()
     while True:
@@ -115,7 +115,7 @@ def worker(pipe: Connection) -> None:
                 size, warning = (float(found.sent[0]), float(found.sent[1])), found.warning
         except BadInput:
             pass
-        except Exception as caught:  # any class but BadInput is what this looks for
+        except Exception as caught:  # any class but BadInput is what this test looks for
             error = f"{type(caught).__name__}: {caught}"
         pipe.send(Answer(size, rate, warning, time.process_time() - began, error))
 
@@ -157,7 +157,7 @@ class Decoder:
 
 
 def output_of(*command: str, limit_s: float = 60.0) -> bytes:
-    """What a reference program writes, whatever it thinks of it; b"" where it hangs or dies."""
+    """The output of a reference program, whatever its exit code; b"" if it hangs or dies."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
     except (subprocess.TimeoutExpired, OSError):
@@ -166,8 +166,8 @@ def output_of(*command: str, limit_s: float = 60.0) -> bytes:
 
 
 def heard(path: Path) -> Iterator[Size]:
-    """Seconds of sound that ffmpeg decodes, and that ffprobe counts in packets: where damage lies
-    within a packet the one drops it, and others play what they can."""
+    """Seconds of sound that ffmpeg decodes, and that ffprobe counts in packets. If there is damage
+    inside a packet, ffmpeg drops it, and other programs play what they can."""
     raw = output_of(
         *("ffmpeg", "-v", "quiet", "-nostdin", "-i", str(path), "-map", "0:a:0", "-t", "40"),
         *("-ac", "1", "-ar", str(RATE), "-f", "s16le", "-"),
@@ -184,11 +184,11 @@ def heard(path: Path) -> Iterator[Size]:
 
 
 def seen(paths: Sequence[Path]) -> dict[Path, Size]:
-    """(width, height) of the canvas that the first picture of each lies on, by identify; of a JPEG
-    that it cannot read, by djpeg. What neither reads is left out."""
+    """(width, height) of the canvas of each file's first picture, by identify; for a JPEG that
+    identify cannot read, by djpeg. Files that neither reads are left out."""
     found = identified(paths)
     for path in [path for path in paths if path not in found]:
-        # One file may have ended the call for all of them.
+        # One file may have ended the call for all files.
         found |= identified([path])
         if path not in found and path.suffix == ".jpeg" and shutil.which("djpeg"):
             head = output_of("djpeg", str(path))[:40].split()
@@ -213,7 +213,7 @@ def apart(ours: Size, theirs: Size) -> bool:
 
 
 def sizes(answer: Answer, path: Path) -> list[Size]:
-    """What the reference programs of a sound hear, up to the first that agrees."""
+    """The lengths that the reference programs give for a sound, up to the first that agrees."""
     theirs: list[Size] = []
     late_s = MP3_DELAY / answer.rate if path.suffix == ".mp3" else 0.0
     for (seconds,) in heard(path):
@@ -226,7 +226,7 @@ def sizes(answer: Answer, path: Path) -> list[Size]:
 def found_by_others(
     batch: Sequence[tuple[Case, Answer]], folder: Path, pool: ThreadPoolExecutor
 ) -> list[list[Size]]:
-    """What the reference programs find in each file."""
+    """The results of the reference programs for each file."""
     paths = [folder / f"{c.number}.{c.seed.name.split()[0].lower()}" for c, _ in batch]
     try:
         for path, (case, _) in zip(paths, batch, strict=True):

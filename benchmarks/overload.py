@@ -1,14 +1,14 @@
-"""More requests than capacity: how many are answered within their deadline, and at what price.
+"""More requests than capacity: how many are answered within their deadline, and at what cost.
 
     python -m benchmarks.overload curve [--rounds 3] [--seconds 6] [--against DIR]
     python -m benchmarks.overload polite [--seconds 60]     256 callers that obey, 2x capacity
     python -m benchmarks.overload soak [--minutes 10]       10x capacity, memory and recovery
     python -m benchmarks.overload order                     which row goes first, simulated
 
-`curve` measures this server, a plain grpc.aio server for each core (support/peer.py) and, if
-named, the server of another checkout, in turn within each round. Goodput is answers within the
-deadline a second; peak is the goodput of PEAK_CALLERS callers without a deadline. `polite` and
-`soak` exit with 1 when what they promise was not kept.
+`curve` measures this server, a plain grpc.aio server for each core (support/peer.py) and, if named,
+the server of another checkout, in turn within each round. Goodput is answers within the deadline a
+second; peak is the goodput of PEAK_CALLERS callers without a deadline. `polite` and `soak` exit
+with 1 when their goals are not met.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ NO_DEADLINE_S = 60.0
 CALLERS, DEADLINE_S = 256, 1.0
 LOADS = (0.5, 1.0, 2.0, 4.0, 10.0)
 
-# What each must keep (issue 13).
+# The goals of each load (issue 13).
 GOALS = {"back-off": 0.90, "impatient": 0.80, "obedient": 0.90}
-MOST_LATE = 0.01  # of the answers: their 99th percentile is within the deadline
+MOST_LATE = 0.01  # share of the answers: their 99th percentile is within the deadline
 POLITE_LOAD = 2.0
 SOAK_LOAD = 10.0
 RECOVERY_S, RECOVERED = 5.0, 0.95
-# Requests that are being received cannot be bounded by this server: half of --max-calls of 140 kB.
-# What must not happen is growth: the second half of the flood may take a tenth more than the first.
+# This server cannot limit requests that are being received: half of --max-calls, each of 140 kB.
+# There must be no growth: the second half of the flood may use a tenth more than the first.
 MOST_FRONT_MIB, MOST_GROWTH = 400.0, 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A server under test: where it listens, and the processes whose time it costs."""
+    """A server under test: its addresses, and the processes whose CPU time counts."""
 
     name: str
     targets: list[str]
-    front: psutil.Process | None  # None: there is none beside the workers
+    front: psutil.Process | None  # None: it has only workers
     servers: tuple[psutil.Process, ...] = ()
 
     def workers(self) -> Sequence[psutil.Process]:
@@ -74,11 +74,11 @@ def our_server(name: str, bundle: str, flags: list[str], root: Path = ROOT) -> I
 
 
 def measured(flood: Worker, system: System, **command: object) -> Figures:
-    """One command, with what the time that it counts cost."""
+    """The result of one command, and the CPU time of the counted period."""
     flood.send(targets=system.targets, **command)
-    flood.answer()  # it begins to count
+    flood.answer()  # counting has begun
     front, workers = system.cpu_s()
-    flood.answer()  # it has ended
+    flood.answer()  # counting has ended
     front_after, workers_after = system.cpu_s()
     found = flood.answer()
     return {**found, "front_s": front_after - front, "workers_s": workers_after - workers}
@@ -122,7 +122,7 @@ def curve(arguments: argparse.Namespace) -> bool:
 
 
 def _round(flood: Worker, system: System, arguments: argparse.Namespace, found: Found) -> None:
-    """Peak, every load, peak again: what else the machine does changes meanwhile."""
+    """Peak, every load, peak again, as the machine's other work changes meanwhile."""
     seconds = arguments.seconds
     before = peak(flood, system, seconds)
     measurements = [("peak", before)]
@@ -151,7 +151,7 @@ def _round(flood: Worker, system: System, arguments: argparse.Namespace, found: 
 
 
 def _refusal_ms(figures: Figures, answer_ms: float) -> float:
-    """CPU of the front for a refusal: what is left when answers cost what they cost at the peak."""
+    """CPU of the front for a refusal: the rest, if answers cost as much as at the peak."""
     refusals = figures["refused"] + figures["timeless"] + figures["late"]
     left_ms = 1e3 * figures["front_s"] - figures["good"] * answer_ms
     return max(left_ms, 0.0) / refusals if refusals else 0.0
@@ -169,7 +169,7 @@ def _line(figures: Figures) -> str:
 
 
 def _report(found: Found, systems: Sequence[str]) -> bool:
-    """Medians of the rounds; True when this server kept the goals."""
+    """Medians of the rounds; True when this server met the goals."""
     print(
         "\n| load | system | goodput / peak | p50, p99 of answers ms | CPU an answer: workers, "
         "front ms | CPU a refusal: front ms | refused, without a time, late |"
@@ -207,7 +207,7 @@ def _about() -> None:
 
 
 def polite(arguments: argparse.Namespace) -> bool:
-    """256 callers that together want twice the capacity and wait as they are asked to."""
+    """256 callers that together want twice the capacity, and obey the server's retry times."""
     _about()
     with (
         our_server("trefoil", arguments.bundle, arguments.server_flag) as system,
@@ -247,14 +247,14 @@ TIMING = Timing(forward_ms=1e3 * ROW_S * BATCH)
 
 def simulated(order: str, deadlines_s: Sequence[float], load: float, admits: bool) -> float:
     """Share of the capacity that is answered in time: two replicas, batches of 8, random arrivals,
-    a service time that varies by a fifth; with the admission of the server or without."""
+    a service time that varies by a fifth; with the server's admission or without."""
     rng, key = random.Random(1), ORDERS[order]
     admission, capacity = Admission(), REPLICAS / ROW_S
     times = admission.service_time
     for _ in range(100):
         times.learn("", TIMING, BATCH)
     now, good = 0.0, 0
-    waiting: list[tuple[float, float, float, float]] = []  # key, came, due, expected
+    waiting: list[tuple[float, float, float, float]] = []  # key, arrival, due time, expected time
     free = [0.0] * REPLICAS
     comes = rng.expovariate(load * capacity)
     while now < SIMULATED_S:

@@ -1,14 +1,13 @@
-"""The contract of installers/kubernetes' pod, kept by runc on this machine:
+"""Checks the contract of installers/kubernetes' pod, with runc on this machine:
 
     python -m benchmarks.pod [--seconds 15] [--repeats 2]
 
 Needs root, runc and two cores. The container has what deployment.yaml gives it (user, read-only
 root, no capabilities, /data, /tmp in memory, the arguments), the time of one core and a memory
-limit; its root file system is this machine's, read-only, and its network too. It goes before other
-work, so that its quota limits it and not what else runs here. Shown: how many threads it takes and
-the reason it gives, whether its replicas are refused when they do not fit, and how often the kernel
-stops it under load with its own choice and with threads set by hand. Exits 1 when the contract is
-broken.
+limit; it uses this machine's root file system, read-only, and its network. It has priority over
+other work, so that only its quota limits it. The output shows how many threads it uses and why,
+whether replicas that do not fit are refused, and how often the kernel throttles it under load, with
+its own choice of threads and with threads set by hand. Exits 1 when the contract is broken.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ ROOMY_MIB, TIGHT_MIB = 3072, 900
 CALLERS = 8
 READY_S = 900.0  # on a machine with much other work
 THREADS = {"automatic": (), "1": ("--threads", "1"), "2": ("--threads", "2")}
-SHARES = 262_144  # the most there are: a quota that other work keeps it from shows nothing
-WITHIN = 0.10  # of the share of time that a hand-set server is stopped
+SHARES = 262_144  # the maximum: if other work keeps it from its quota, the result shows nothing
+WITHIN = 0.10  # of the time share for which a hand-set server is throttled
 SYSTEM = ("/usr", "/etc", "/opt")
 LINKS = ("bin", "lib", "lib64", "sbin")
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What the kernel counted of a group: periods of 100 ms, those in which it was stopped, for how
-    long (summed over cores), the time it has used, and the clock."""
+    """The kernel's counts for a group: periods of 100 ms, throttled periods, the throttled time
+    (summed over cores), the CPU time used, and the clock."""
 
     periods: int
     throttled: int
@@ -77,7 +76,7 @@ def container() -> dict[str, Any]:
 
 
 def specification(folder: Path, group: str, memory_mib: int, flags: Sequence[str]) -> None:
-    """Writes config.json of the OCI runtime, and the folders that it needs."""
+    """Writes config.json of the OCI runtime, and the folders it needs."""
     asked = container()
     root = folder / "root"
     root.mkdir()
@@ -153,7 +152,7 @@ def specification(folder: Path, group: str, memory_mib: int, flags: Sequence[str
 
 
 def _readable() -> set[str]:
-    """What Python and the server are read from."""
+    """The paths that Python and the server read."""
     paths = {str(ROOT), sys.prefix, sys.base_prefix, *SYSTEM, *sys.path}
     found = {str(Path(path).resolve()) for path in paths if path and Path(path).is_dir()}
     return {one for one in found if not any(one.startswith(f"{other}/") for other in found)}
@@ -170,7 +169,7 @@ def _bound(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def pod(memory_mib: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
-    """(the process of runc, the group's name, its log), from its start to its end."""
+    """(the runc process, the group's name, its log), from start to end."""
     with tempfile.TemporaryDirectory() as name:
         folder, group = Path(name), f"trefoil-{os.getpid()}"
         folder.chmod(0o755)
@@ -191,7 +190,7 @@ def pod(memory_mib: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 def stopped(group: str) -> Stopped:
-    """Of version 2 or 1, where the hierarchies may be mounted apart."""
+    """The counts from version 2 or 1, whose hierarchies may be mounted separately."""
     mount = Path("/sys/fs/cgroup")
     if (mount / group / "cpu.stat").exists():
         found = _counters(mount / group / "cpu.stat")
@@ -213,7 +212,7 @@ def last_lines(log: Path) -> str:
 
 
 async def ready(process: subprocess.Popen[str], log: Path) -> dict[str, str]:
-    """The reasons of the server, once it takes traffic."""
+    """The server's reasons, once it takes traffic."""
     began = time.monotonic()
     async with CommandConnection(ADDRESS) as server:
         while True:
@@ -233,7 +232,7 @@ def share(found: Stopped) -> float:
 
 
 def measured(load: LoadClient, flags: Sequence[str], seconds: float) -> tuple[str, Stopped, float]:
-    """(its reason for the number of threads, what the kernel counted, rows a second)."""
+    """(its reason for the number of threads, the kernel's counts, rows a second)."""
     with pod(ROOMY_MIB, *flags) as (process, group, log):
         reasons = asyncio.run(ready(process, log))
         load.measure([ADDRESS], CALLERS, 3.0, "unary")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.pool [--sizes 1,2,4] [--rounds 2] [--against DIR/.venv/bin/server]
 
-Each start is a server of its own on the embedded bundle; kinds and sizes take turns within a round.
-The time is from the start of the program until every replica serves. Memory is the sum of PSS over
-the front, the fork server and the replicas, read when all serve: a page that several use counts
-once. CPU is what all of them used until then.
+Each start is a new server on the embedded bundle; kinds and sizes take turns within a round. The
+time is from the start of the program until every replica serves. Memory is the sum of PSS over the
+front, the fork server and the replicas, read when all serve: a page that several processes use
+counts once. CPU is the time that all of them used until then.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def start(command: list[str], size: int, folder: str) -> Start:
 
 
 def _served(process: subprocess.Popen[str], size: int, began: float) -> float:
-    """When all replicas served, seconds after the start."""
+    """Seconds from the start until all replicas served."""
     assert process.stdout is not None
     served = 0
     for line in process.stdout:

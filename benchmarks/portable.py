@@ -1,10 +1,10 @@
-"""How far the same requests differ by CPU kernels, threads, buffers and what runs beside them.
+"""How far answers to the same requests differ with CPU kernels, threads, buffers and other work.
 
     make portable        (python -m benchmarks.portable [--rows 300] [--no-tests] [--only WORD])
 
-300 mixed requests, the golden check of the embedded bundle and the model's tests, under each
-setting of the numerical libraries that this CPU has. Every answer is compared with the one of a
-plain process with one thread. Exits 1 when a bound of tests/support/tolerance.py, a golden answer
+It runs 300 mixed requests, the golden check of the embedded bundle and the model's tests under each
+setting of the numerical libraries that this CPU supports. Every answer is compared with the one of
+a plain process with one thread. Exits 1 when a bound of tests/support/tolerance.py, a golden answer
 or a test fails.
 """
 
@@ -34,17 +34,17 @@ from proto import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = "audio image features backbone heads collate generate pipeline golden gemma".split()
-Worst = dict[str, tuple[float, str]]  # by bound: units in the last place, and where
+Worst = dict[str, tuple[float, str]]  # by bound: (units in the last place, where)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`needs`: flags of the CPU in /proc/cpuinfo without which the setting means nothing."""
+    """`needs`: flags of the CPU in /proc/cpuinfo without which the setting has no effect."""
 
     name: str
     variables: tuple[tuple[str, str], ...] = ()
     needs: tuple[str, ...] = ()
-    how: str = ""  # what the child does beside answering: see portable_answers.py
+    how: str = ""  # what the child does besides answering: see portable_answers.py
     threads: tuple[int, ...] = (1, 2)
     tests: bool = True
 
@@ -53,7 +53,7 @@ def _one(variable: str, value: str, *needs: str) -> Setting:
     return Setting(f"{variable}={value}", ((variable, value),), needs)
 
 
-PLAIN = Setting("plain")  # once more in another process: what a restart changes
+PLAIN = Setting("plain")  # repeated in another process: the effect of a restart
 SETTINGS = (
     PLAIN,
     Setting("other buffers", how="buffers", tests=False),
@@ -72,7 +72,7 @@ SETTINGS = (
 
 
 def cpu_fields() -> dict[str, str]:
-    """Of this CPU; empty where there is no /proc/cpuinfo."""
+    """Fields of this CPU; empty if there is no /proc/cpuinfo."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     return dict(re.findall(r"^(model name|cpu family|model|flags)\s*:\s*(.*)$", text, re.M))
@@ -101,7 +101,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def measured(setting: Setting, threads: int, folder: Path) -> Answers:
-    """Raises SystemExit with what the child printed when it fails."""
+    """Raises SystemExit with the child's output when it fails."""
     path = folder / "answers.npz"
     command = [sys.executable, "-m", "benchmarks.support.portable_answers", "--out", str(path)]
     command += ["--requests", str(folder / "requests"), "--threads", str(threads)]
@@ -136,7 +136,7 @@ def tested(setting: Setting, threads: int, worst: Worst) -> tuple[str, bool]:
         if found := re.fullmatch(r"apart: (.+): ([\d.einf]+) in (\S+)", line):
             where = f"{found[3].removeprefix('tests/pipelines/')}, {setting.name}, {threads}"
             keep(worst, found[1], float(found[2]), where)
-    # Other lines may follow pytest's own last one.
+    # Other lines may follow pytest's last line.
     summary = next((n for n in reversed(lines) if re.search(r"\d+ (passed|failed)", n)), lines[-1])
     return re.sub(r" in .*|=", "", summary).strip(), done.returncode == 0
 
@@ -147,7 +147,7 @@ def keep(worst: Worst, kind: str, units: float, where: str) -> None:
 
 
 def bounds() -> dict[str, Any]:
-    """The bound of each measure: in the child's arrays, and in what the tests report."""
+    """The bound of each measure, for the child's arrays and for the tests' reports."""
     from tests.support import tolerance
 
     found = vars(tolerance).values()
@@ -155,7 +155,7 @@ def bounds() -> dict[str, Any]:
 
 
 def distances(found: Answers, plain: Answers) -> dict[str, tuple[float, float, str]]:
-    """By measure: the worst in units, the same as a number, and which item it was."""
+    """By measure: the worst distance in units, the same as a number, and which item it was."""
     from tests.support import tolerance
 
     worst = {kind: (0.0, 0.0, "") for kind in bounds()}
@@ -164,7 +164,7 @@ def distances(found: Answers, plain: Answers) -> dict[str, tuple[float, float, s
         if kind not in worst:
             continue
         base = name.partition("@")[0]
-        if kind == "hidden state in bfloat16":  # what the format costs is in it too
+        if kind == "hidden state in bfloat16":  # it contains the error of the format too
             base = base.replace(kind, "hidden state")
         theirs = plain.get(base, plain.get(f"{base}@0"))
         assert theirs is not None, f"{base} is not among the plain process's"
@@ -179,11 +179,11 @@ def distances(found: Answers, plain: Answers) -> dict[str, tuple[float, float, s
 def compare(
     found: Answers, plain: Answers, worst: Worst, where: str
 ) -> tuple[list[str], list[str]]:
-    """The cells of one line, and what is beyond its bound."""
+    """The cells of one line, and what exceeds its bound."""
     cells, wrong = [f"{float(found['golden']):.1e}"], []
     for kind, (units, apart, item) in distances(found, plain).items():
         cells.append(f"{units:.4g} ({apart:.1e})" if units else "0")
-        if kind == "feature" and units:  # each in its own unit: the number alone shows little
+        if kind == "feature" and units:  # each has its own unit, so the number alone shows little
             cells[-1] = f"{units:.4g} {item}"
         keep(worst, kind, units, f"{item}, {where}")
         if not units <= bounds()[kind].units:
@@ -201,7 +201,7 @@ def compare(
 
 
 def cost(seconds: float, rounds: int) -> None:
-    """Prints what MKL_CBWR costs a served request: one server of one replica each, in turn."""
+    """Prints the cost of MKL_CBWR for a served request: servers of one replica, in turn."""
     from benchmarks.serve import LoadClient, serving
     from pipelines.pipeline import EMBEDDED
 
@@ -248,7 +248,7 @@ def bounds_table(worst: Worst) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the table. 0: everything within its bound."""
+    """Prints the table; returns 0 if everything is within its bound."""
     fields = cpu_fields()
     print(f"{cpu_name(fields)}, {os.cpu_count()} cores, Python {platform.python_version()}")
     has, failed, lines = frozenset(fields.get("flags", "").split()), [], []

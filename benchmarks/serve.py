@@ -1,9 +1,9 @@
-"""Throughput and latency of (b) our server against (a) the bound and (c) a plain server.
+"""Throughput and latency of (b) this server against (a) the bound and (c) a plain server.
 
     python -m benchmarks.serve [--bundle DIR] [--seconds 5] [--rounds 3]
 
-All three stay loaded for the whole run and are measured in turn within each round, so that whatever
-else this machine does falls on all of them alike. Read the ratios, not the absolute figures.
+All three stay loaded for the whole run and are measured in turn within each round, so that other
+work on this machine affects all of them alike. Read the ratios, not the absolute figures.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Worker:
 
 
 class LoadClient(Worker):
-    """The client that loads every server alike: support/load.py in a process of its own."""
+    """The client that loads every server alike: support/load.py in a separate process."""
 
     def __init__(self) -> None:
         super().__init__("benchmarks.support.load")
@@ -95,7 +95,7 @@ class LoadClient(Worker):
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The setting of the direct pipeline that was fastest here."""
+    """The fastest setting of the direct pipeline on this machine."""
 
     processes: int
     threads: int
@@ -145,7 +145,7 @@ class Ours:
     first_answer_s: float
 
     def cpu_s(self) -> tuple[float, float]:
-        """Until now: (front, all processes below it)."""
+        """CPU time so far: (front, all processes below it)."""
         front = psutil.Process(self.process.pid)
         return cpu_s(front), sum(map(cpu_s, front.children(recursive=True)))
 
@@ -163,8 +163,8 @@ def start_ours(
     variables: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Ours:
-    """Start the server and wait for its first correct answer. `variables`: added to its
-    environment; `root`: the checkout whose server it is, with its own .venv where it has one."""
+    """Start the server and wait for its first correct answer. `variables` are added to its
+    environment; `root` is the checkout of the server, with its own .venv if it has one."""
     target = f"127.0.0.1:{free_port()}"
     theirs = root / ".venv/bin/python"
     python = str(theirs) if root != ROOT and theirs.exists() else sys.executable
@@ -193,7 +193,8 @@ def serving(
     variables: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Iterator[Ours]:
-    """`start_ours` with data of its own; ended afterwards, its log printed if that went wrong."""
+    """`start_ours` with its own data folder. The server is ended afterwards; its log is printed if
+    that failed."""
     with tempfile.TemporaryDirectory() as data:
         ours = start_ours(bundle, replicas, data, flags, variables, root)
         try:
@@ -206,7 +207,7 @@ def serving(
 
 @contextmanager
 def plain_servers(bundle: str, count: int) -> Iterator[dict[str, psutil.Process]]:
-    """(c): one process each, by address."""
+    """(c): one process for each, by address."""
     with ExitStack() as running:
         peers = {}
         for port in [free_port() for _ in range(count)]:
@@ -226,7 +227,7 @@ def status(target: str, *flags: str) -> dict[str, Any]:
 
 
 def memory(pid: int) -> tuple[float, list[float]]:
-    """RSS of the front and of each child, MiB."""
+    """RSS of the front and of each child, in MiB."""
     front = psutil.Process(pid)
     children = [child.memory_info().rss / 2**20 for child in front.children(recursive=True)]
     return front.memory_info().rss / 2**20, children

@@ -1,10 +1,10 @@
-"""Long proofs that do not belong into `make test`:
+"""Long proofs that are too slow for `make test`:
 
     python -m benchmarks.soak correct [--requests 10000]   every answer equals its single-row answer
     python -m benchmarks.soak kill [--times 10]            SIGKILL of replicas under 16 callers
     python -m benchmarks.soak kill-server [--times 20]     SIGKILL of the server: telemetry's loss
 
-Each ends with a line of what was counted, and exits 1 when it is not zero.
+Each prints its count on the last line, and exits 1 when that is not zero.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CALLERS = 16
 
 
 def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, float]]:
-    """The reference: each example alone, in this process, no server and no company."""
+    """The reference: each example alone, in this process, without a server or other rows."""
     from benchmarks.support.bound import sample
     from pipelines.pipeline import Pipeline
 
@@ -53,7 +53,7 @@ def single_answers(bundle: str, examples: list[pb.Example]) -> list[dict[str, fl
 async def correct(
     target: str, requests: int, expected: list[dict[str, float]]
 ) -> tuple[int, float]:
-    """How many answers are further apart than the bound, and the largest distance."""
+    """How many answers differ by more than the bound, and the largest distance."""
     examples = mixed_pool(len(expected))
     order = list(range(requests))
     random.Random(1).shuffle(order)
@@ -83,7 +83,7 @@ def replicas(front: int) -> list[psutil.Process]:
 
 
 async def kill(target: str, front: int, times: int) -> tuple[int, int]:
-    """16 callers without pause; a replica is killed, its replacement awaited, and so on."""
+    """16 callers without pauses; a replica is killed, its replacement awaited, and so on."""
     examples = mixed_pool(56)
     answered = failed = 0
     stop = asyncio.Event()
@@ -129,14 +129,15 @@ async def wait_ready(target: str, whole: int) -> None:
     raise SystemExit("the pool did not get warm again within 120 s")
 
 
-# A row is written FLUSH_S (.2 s) after it was put; the thread that writes it shares two cores with
+# A row is written FLUSH_S (0.2 s) after it was put; the thread that writes it shares two cores with
 # the load.
 MOST_LOST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """`oldest_s`: how long before its kill the oldest answer was given that is not kept."""
+    """`oldest_s`: how long before its kill the oldest answer was given that is missing in the
+    store."""
 
     answered: int
     lost: int
@@ -145,7 +146,7 @@ class Round:
 
 
 async def answers_until(target: str, front: int, delay_s: float) -> tuple[dict[str, float], float]:
-    """(prediction id -> when its answer came, when the front was killed)"""
+    """(prediction id -> when its answer came, when the front was killed)."""
     examples, found = mixed_pool(56), {}
     async with grpc.aio.insecure_channel(target, options=CHANNEL) as channel:
         stub = InferenceStub(channel)
@@ -166,7 +167,7 @@ async def answers_until(target: str, front: int, delay_s: float) -> tuple[dict[s
 
 
 def stored(data: str) -> tuple[bool, set[str], int]:
-    """(whether the file is whole, ids of the predictions in it, rows in its stored sums)"""
+    """(whether the file is intact, ids of the predictions in it, rows in its stored sums)."""
     connection = sqlite3.connect(Path(data) / "telemetry.db")
     whole = connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     ids: set[str] = set()
@@ -216,9 +217,9 @@ def orderly(bundle: str, data: str) -> None:
 
 
 def kill_servers(arguments: argparse.Namespace) -> bool:
-    """Again and again on the same data: the server starts, 16 callers predict without pause, the
-    front is killed. True when the database is whole, holds each answer older than a flush, and its
-    sums are those of its rows after a last, orderly run."""
+    """Repeats on the same data folder: the server starts, 16 callers predict without pauses, the
+    front is killed. True when the database is intact, contains each answer older than a flush, and
+    has the right sums after a last, orderly run."""
     with tempfile.TemporaryDirectory() as data:
         rounds = [round_(arguments.bundle, data) for _ in tqdm(range(arguments.times))]
         orderly(arguments.bundle, data)

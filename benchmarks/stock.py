@@ -1,13 +1,13 @@
-"""What users would write instead: the same checkpoint through the stock transformers processor and
-model class behind LitServe, against Trefoil.
+"""Trefoil against the usual alternative: the stock transformers model behind LitServe.
 
     pip install -e '.[bench]' && python -m benchmarks.stock [--seconds 4] [--rounds 3]
 
-The weights of the embedded bundle are exported to a transformers folder. The stock server answers
-in one of two usual ways: `labels` scores one forward a label, prompt and label together; `generate`
-writes the answer with `generate` and greedy decoding. Both have one worker process for each core,
-one torch thread each, and no batching. Before anything is timed, the answers to the golden inputs
-are compared: scores within the golden tolerance, the written answer with the label.
+The weights of the embedded bundle are exported to a transformers folder, for the stock processor
+and model class. The stock server answers in one of two usual ways. `labels` runs one forward for
+each label, over prompt and label; `generate` writes the answer with `generate` and greedy decoding.
+Both have one worker process for each core, one torch thread each, and no batching. Before anything
+is timed, the answers to the golden inputs are compared: scores within the golden tolerance, the
+written answer with the label.
 
 Every system stays loaded and is measured in turn within each round, from one client process that
 sends the same 48 examples: to Trefoil over one gRPC stream, to LitServe as JSON over HTTP/1.1
@@ -39,14 +39,14 @@ import psutil
 from benchmarks.http import HttpCaller, posted
 from benchmarks.serve import CALLERS, ROOT, Figures, LoadClient, free_port, serving
 from benchmarks.support.payloads import pool
-from pipelines.bundle import golden_file  # with it, transformers can import torchaudio
+from pipelines.bundle import golden_file  # this import lets transformers import torchaudio
 from pipelines.bundle.bundle import Bundle
 from pipelines.bundle.contents import read_contents
 from proto import inference_pb2 as pb
 
 BUNDLE = ROOT / "pipelines/triage/bundle"
 WAYS = ("labels", "generate")
-MOST_NEW_TOKENS = 8  # of the longest label, the end token included, and room
+MOST_NEW_TOKENS = 8  # the longest label with its end token, and some room
 WITHIN_S = 300.0
 
 
@@ -122,7 +122,7 @@ class Stock:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
 
         class WithoutVideo(Qwen2_5OmniProcessor):
-            """The stock video processor needs torchvision, and nothing here sends video."""
+            """Without the stock video processor, which needs torchvision: no video is sent here."""
 
             def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
                 if name != "video_processor":
@@ -171,7 +171,7 @@ class Stock:
         )
 
     def scored(self, parts: list[dict[str, str]]) -> dict[str, float]:
-        """Probability of each label: one forward a label over prompt and label."""
+        """The probability of each label, from one forward for each, over prompt and label."""
         torch = self._torch
         sums = []
         for text in self.labels.values():
@@ -187,7 +187,7 @@ class Stock:
         return dict(zip(self.labels, shares, strict=True))
 
     def written(self, parts: list[dict[str, str]]) -> str:
-        """The label that `generate` writes; "" when it writes none of them."""
+        """The label that `generate` writes; "" if it writes another text."""
         inputs = self.inputs(parts)
         with self._torch.inference_mode():
             ids = self.model.generate(
@@ -263,7 +263,7 @@ def golden() -> list[tuple[str, list[dict[str, str]], dict[str, Any], float]]:
 
 
 def check(ports: dict[str, int]) -> None:
-    """Ends the program when a stock answer to a golden input is not the bundle's."""
+    """Ends the program when a stock answer to a golden input differs from the bundle's."""
     worst = 0.0
     wrote: list[str] = []
     for name, parts, expected, tolerance in golden():
@@ -340,7 +340,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """With the workers that LitServe leaves behind."""
+    """End a process with the workers that LitServe leaves behind."""
     below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     for left in psutil.wait_procs(below, 15)[1]:

@@ -1,4 +1,5 @@
-"""Bundles that differ only in their weights, a little: same speed, other answers, other stamps."""
+"""Bundles that differ slightly and only in their weights: same speed, other answers, other
+stamps."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ NAMES = ("as it is", "other", "third")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`answers` and `texts` are its results for each example, alone and in another process."""
+    """`answers` and `texts` are its results for each example, alone and in a separate process."""
 
     path: Path
     stamp: str
@@ -27,7 +28,7 @@ class Variant:
 def variants(
     bundle: Path, folder: Path, examples: Sequence[pb.Example], tokens: int
 ) -> list[Variant]:
-    """Of a bundle: itself and two with noise on their weights."""
+    """The bundle itself, and two copies with noise on their weights."""
     folder.mkdir()
     found = []
     for number, name in enumerate(NAMES):
@@ -39,8 +40,8 @@ def variants(
 
 
 def disturb(bundle: Path, noise: float, seed: int) -> None:
-    """Noise on every weight, `noise` times its tensor's own spread, then golden answers and stamp
-    again: a bundle that is as right about itself as any."""
+    """Adds noise to every weight, `noise` times the spread of its tensor, and records golden
+    answers and stamp again: the bundle is consistent with itself, like any other."""
     from safetensors.numpy import load_file, save
 
     from pipelines.build.build import rewrite

@@ -1,10 +1,11 @@
-"""Switching bundles under load: nothing fails, nothing mixes, and what it costs the callers.
+"""Switches bundles under load: nothing fails, nothing mixes, and the cost for callers is measured.
 
     python -m benchmarks.versions [--swaps 20] [--rollbacks 5] [--requests 10000]
 
 Three bundles that answer differently are loaded, activated and rolled back in turn under 16 callers
-and 4 token streams without pause. Every answer is compared with what the bundle it names answers in
-another process, every text with the text that bundle writes. Exits 1 when anything failed or mixed.
+and 4 token streams without pause. Every answer is compared with the answer of the bundle it names
+in another process, and every text with the text of that bundle. Exits 1 when anything failed or
+mixed.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ MIB = 1 << 20
 
 @dataclass(slots=True)
 class Observed:
-    """Latencies in seconds with the moment they ended; `wrong` are answers of another bundle than
-    the one they name."""
+    """Latencies in seconds with the time at which they ended; `wrong` are answers by another bundle
+    than the one they name."""
 
     known: dict[str, Variant]
     ended: list[tuple[float, float]] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Observed:
     wrong_texts: int = 0
 
     def p(self, share: float, since: float, until: float) -> float:
-        """Milliseconds; NaN of nothing."""
+        """The quantile in milliseconds; NaN without values."""
         found = sorted(took for at, took in self.ended if since <= at < until)
         return 1e3 * found[min(len(found) - 1, int(share * len(found)))] if found else float("nan")
 
@@ -127,7 +128,8 @@ async def load(target: str, examples: Sequence[pb.Example], to: Observed) -> Asy
 
 @dataclass(slots=True)
 class Switcher:
-    """Deploys by hand; times in seconds, `switch_us` as the server reports them."""
+    """Deploys with the commands' own calls; times in seconds, `switch_us` as the server reports
+    it."""
 
     admin: AdminStub
     load_s: list[float] = field(default_factory=list)
@@ -164,12 +166,12 @@ async def under_load(
     examples: Sequence[pb.Example],
     options: argparse.Namespace,
 ) -> int:
-    """How many requests failed or mixed."""
+    """How many requests failed or mixed stamps."""
     to = Observed({variant.stamp: variant for variant in found})
     async with grpc.aio.insecure_channel(target) as channel:
         switcher = Switcher(AdminStub(channel))
         async with load(target, examples, to):
-            await asyncio.sleep(3.0)  # what every start has is not steady
+            await asyncio.sleep(3.0)  # the first seconds of every start are not steady
             steady = time.perf_counter()
             await asyncio.sleep(STEADY_S)
             swaps = time.perf_counter()
@@ -206,7 +208,7 @@ def report(
 async def swap_about(
     switcher: Switcher, found: Sequence[Variant], options: argparse.Namespace
 ) -> None:
-    """Each swap loads what is neither served nor warm, so every one is a whole deployment."""
+    """Each swap loads a bundle that is neither served nor warm, so each is a whole deployment."""
     serving, warm = found[0], None
     back_after = max(1, options.swaps // max(options.rollbacks, 1))
     for turn in tqdm(range(options.swaps), desc="swaps"):
@@ -222,7 +224,8 @@ async def swap_about(
 
 
 async def cold(target: str, other: Variant, start_s: float) -> None:
-    """A rollback whose standby is gone loads the bundle again: held against a start."""
+    """A rollback without a standby loads the bundle again; its time is compared with that of a
+    start."""
     async with grpc.aio.insecure_channel(target) as channel:
         admin = AdminStub(channel)
         async for _ in admin.Load(ab.LoadRequest(path=str(other.path), activate=True)):
@@ -236,7 +239,8 @@ async def cold(target: str, other: Variant, start_s: float) -> None:
 
 
 def stamping(folder: Path) -> None:
-    """100 MB in four files: hashed as a bundle is, against sha256 of the same bytes."""
+    """Stamping 100 MB in four files: hashed as a bundle is, compared with sha256 of the same
+    bytes."""
     from pipelines.bundle.files import open_folder
 
     for number in range(4):

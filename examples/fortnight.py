@@ -2,9 +2,9 @@
 
 Starts the server on the embedded bundle with a fast telemetry clock, plays several clients from
 three sites and two shifts through the real gRPC port, in bursts, with labels that come late. On day
-9 the camera of site b darkens and its microphone gets noisy. Says each alert when it opens, then
-what was found: exits 1 unless nothing was wrong before day 9, and after it the right features and
-the right site were named.
+9 the camera of site b darkens and its microphone gets noisy. Prints each alert when it opens, and
+the result at the end. Exits 1 unless there was no alert before day 9, and the later alerts named
+the right features and the right site.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from proto.observe_pb2_grpc import ObserveStub
 START = "2026-11-02T00:00+00:00"
 START_S = 1793577600.0
 SITE = f"site={FAULTY_SITE}"
-# What a dark camera must show in, and a loose microphone plug: noise is bright, loud and hides the
-# signal.
+# The features in which a dark camera and a loose microphone plug must show: noise is bright, loud
+# and hides the signal.
 DARK = ("image.brightness",)
 NOISY = ("audio.centroid_hz", "audio.zero_crossing_rate", "audio.snr_db", "audio.rms_dbfs")
 FASTEST_RPS = 100.0
@@ -52,7 +52,7 @@ def day_of(unix_ms: float) -> float:
 
 
 def fired_ms(alert: ob.AlertRow) -> int:
-    """When it first fired: some hours after it was first suspected."""
+    """When it first fired, some hours after the first suspicion."""
     steps = (step.at_unix_ms for step in alert.history if step.to_state == "firing")
     return min(steps, default=alert.opened_unix_ms)
 
@@ -63,8 +63,8 @@ def line_of(alert: ob.AlertRow) -> str:
 
 
 def pace(requests: int, left: int, drawn_rps: float) -> tuple[float, str]:
-    """(real seconds for the two weeks, why). Drawing a request and answering one cost about alike;
-    `left` are drawn while the weeks pass, and the clients must not fall behind the clock."""
+    """(real seconds for the two weeks, reason). Drawing a request and answering one cost about the
+    same; `left` are drawn while the weeks pass, and the clients must keep up with the clock."""
     seconds = requests / min(FASTEST_RPS, drawn_rps * ANSWERS_A_DRAW) + left / drawn_rps
     why = f"{drawn_rps:.0f} requests a second are drawn, {requests / seconds:.0f} will be sent"
     return seconds, why
@@ -98,8 +98,8 @@ async def server_time(target: str) -> float:
         return float(event.server_unix_ns / 1e9)
 
 
-async def tell_alerts(target: str) -> None:
-    """Says every alert when it fires, until it is cancelled."""
+async def print_alerts(target: str) -> None:
+    """Prints every alert when it fires, until it is cancelled."""
     reported: set[str] = set()
     async with grpc.aio.insecure_channel(target) as channel:
         async for event in ObserveStub(channel).Watch(ob.WatchRequest()):
@@ -164,12 +164,12 @@ async def run(arguments: argparse.Namespace, data: Path) -> int:
     print(f"to watch it: .venv/bin/console {target}", flush=True)
     try:
         wait_until_ready(server, target)
-        telling = asyncio.create_task(tell_alerts(target))
+        printing = asyncio.create_task(print_alerts(target))
         plant = Plant(target, speed, seconds)
         elapsed_s = (await server_time(target) - START_S) / speed
         await plant.play(traffic, arguments.requests, elapsed_s)
         await plant.close()
-        telling.cancel()
+        printing.cancel()
         fired = await alerts(target)
         slices = await worst(target, "value", CHANGE_DAY)
     finally:

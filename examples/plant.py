@@ -1,4 +1,4 @@
-"""A plant's clients: what they send, when, and the labels that become known much later."""
+"""A plant's clients: what they send, when, and the labels that arrive much later."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ CLIENTS = {"a": ("press-1", "press-2"), "b": ("oven-1",), "c": ("saw-1", "saw-2"
 LABELLED_SHARE = 0.6
 MEDIAN_DELAY_S = 6 * 3600.0
 CHUNK = 250
-MOST_BEHIND_S = 2.0  # clients that the machine cannot answer so fast send fewer, not later
+# If the machine answers too slowly, clients send fewer requests, not later ones.
+MOST_BEHIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One request of the pool and the label that will turn out to be true."""
+    """One request of the pool, and its true label."""
 
     example: bytes
     site: str
@@ -44,7 +45,7 @@ class Item:
 
 
 def darken(jpeg: bytes) -> bytes:
-    """What a dirty lens and a failing light do to a photo."""
+    """The effect of a dirty lens and a failing light on a photo."""
     out = io.BytesIO()
     ImageEnhance.Brightness(Image.open(io.BytesIO(jpeg))).enhance(0.45).save(
         out, "JPEG", quality=80
@@ -53,7 +54,7 @@ def darken(jpeg: bytes) -> bytes:
 
 
 def add_noise(wav: bytes, rng: np.random.Generator) -> bytes:
-    """What a loose microphone plug does to a sound."""
+    """The effect of a loose microphone plug on a sound."""
     with wave.open(io.BytesIO(wav)) as file:
         parameters = file.getparams()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32)
@@ -67,7 +68,7 @@ def add_noise(wav: bytes, rng: np.random.Generator) -> bytes:
 
 
 def draw(task: tuple[int, bool]) -> list[Item]:
-    """A chunk of the pool; `faulty` ones are site b's alone, with its fault."""
+    """A chunk of the pool; `faulty` ones belong to site b and have its fault."""
     seed, faulty = task
     rng = np.random.default_rng((2026, seed))
     items: list[Item] = []
@@ -91,8 +92,8 @@ def draw(task: tuple[int, bool]) -> list[Item]:
 
 
 class Traffic:
-    """Requests to play, drawn by other processes while they are played: those of all sites as they
-    should be, and of one as it will be. Lists only grow."""
+    """Requests to play. Other processes draw them meanwhile: normal ones of all sites, and faulty
+    ones of one site. The lists only grow."""
 
     def __init__(self, normal: int, faulty: int) -> None:
         self.normal: list[Item] = []
@@ -100,14 +101,14 @@ class Traffic:
         self._tasks = _tasks(normal // CHUNK, faulty // CHUNK)
         self._first = threading.Event()
         self._failed: Exception | None = None
-        self.rate = 0.0  # requests a second, of the first of each process
+        self.rate = 0.0  # requests a second, over the first chunk of each process
 
     @property
     def left(self) -> int:
         return max(0, len(self._tasks) * CHUNK - len(self.normal) - len(self.faulty))
 
     def begin(self) -> None:
-        """Returns once every process has drawn its first: `rate` is known then."""
+        """Returns once every process has drawn its first chunk; then `rate` is known."""
         threading.Thread(target=self._draw, name="drawing", daemon=True).start()
         self._first.wait()
         if self._failed is not None:
@@ -126,26 +127,27 @@ class Traffic:
                     if not self._first.is_set() and drawn >= processes * CHUNK:
                         self.rate = drawn / (time.monotonic() - began)
                         self._first.set()
-        except Exception as error:  # the edge of this thread: `begin` reports it
+        except Exception as error:  # the edge of this thread: `begin` raises it
             self._failed = error
         self._first.set()
 
 
 def _give_way() -> None:
-    """In a drawing process: the server answers first."""
+    """Called in each drawing process: lowers its priority below the server's."""
     os.nice(10)
 
 
 def _tasks(normal: int, faulty: int) -> list[tuple[int, bool]]:
-    """The faulty ones spread among the others, so that day 9 finds some on any machine."""
+    """The faulty chunks spread among the others, so that some are ready for day 9 on any
+    machine."""
     tasks = [(n, (n + 0.5) / max(normal, 1), False) for n in range(normal)]
     tasks += [(1000 + n, (n + 0.6) / max(faulty, 1), True) for n in range(faulty)]
     return [(seed, is_faulty) for seed, _, is_faulty in sorted(tasks, key=lambda one: one[1])]
 
 
 def bursts(items: list[Item], rng: np.random.Generator) -> Iterator[list[Item]]:
-    """Neighbours of one site and shift. What is new in `items`, which may grow, comes first; then
-    all over and over, in another order each time round. Yields nothing only while it is empty."""
+    """Neighbouring requests of one site and shift. New ones in `items`, which may grow, come first;
+    then all are repeated, in another order each time. It ends only when `items` is empty."""
     runs: list[list[Item]] = []
     again: list[int] = []
     seen = 0
@@ -171,27 +173,28 @@ def _run_at(items: list[Item], start: int) -> list[Item]:
 
 
 class Plant:
-    """The clients: sends each burst when it is due, and the labels when they have become known."""
+    """The clients: they send each burst when it is due, and each label when it becomes known."""
 
     def __init__(self, target: str, speed: float, seconds: float) -> None:
         self._channel = grpc.aio.insecure_channel(target)
         self._stub = InferenceStub(self._channel)
         self._speed = speed
         self._seconds = seconds
-        self._labels: list[tuple[float, str, str]] = []  # simulated time it is known, id, label
+        # (simulated time when it becomes known, id, label).
+        self._labels: list[tuple[float, str, str]] = []
         self._rng = np.random.default_rng(9)
         self._room = asyncio.Semaphore(64)
         self.sent = self.failed = self.reported = 0
 
     async def play(self, traffic: Traffic, requests: int, elapsed_s: float) -> None:
-        """Two weeks by the server's clock, which began `elapsed_s` ago; about `requests`, or what
-        the machine can answer in that time."""
+        """Plays two weeks by the server's clock, which began `elapsed_s` ago: about `requests`
+        requests, or as many as the machine can answer in that time."""
         streams = bursts(traffic.normal, self._rng), bursts(traffic.faulty, self._rng)
         began, due = time.monotonic() - elapsed_s, elapsed_s
         gap = (self._seconds - elapsed_s) / requests
         bar = tqdm(total=DAYS, bar_format="{desc} {bar} {elapsed}<{remaining}", mininterval=0.5)
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._tell(began))
+            sending = group.create_task(self._send_feedback(began))
             while (now := time.monotonic() - began) < self._seconds:
                 day = 1 + now * self._speed / DAY_S
                 run = next(streams[0])
@@ -205,7 +208,7 @@ class Plant:
                 self.sent += len(run)
                 bar.set_description_str(f"day {int(day):2}, {self.sent:6,} requests", refresh=False)
                 bar.update(min(day - 1, DAYS) - bar.n)
-            telling.cancel()
+            sending.cancel()
         bar.close()
 
     async def _send(self, item: Item, began: float) -> None:
@@ -226,7 +229,7 @@ class Plant:
             known = (now_s + delay_s, response.results[0].prediction_id, item.label)
             heapq.heappush(self._labels, known)
 
-    async def _tell(self, began: float) -> None:
+    async def _send_feedback(self, began: float) -> None:
         while True:
             await asyncio.sleep(0.25)
             now_s = (time.monotonic() - began) * self._speed
@@ -245,7 +248,8 @@ class Plant:
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
-            for one in known:  # in a moment again; what was taken is only a duplicate then
+            # Sent again in a moment; labels that were accepted are then only duplicates.
+            for one in known:
                 heapq.heappush(self._labels, one)
             return
         self.reported += sum(result.status == "joined" for result in answer.results)

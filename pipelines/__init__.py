@@ -1,4 +1,4 @@
-"""The stamped unit: everything that can change a number is here, and nothing else is."""
+"""The stamped unit: all code that can change a number is here, and no other code."""
 
 from pipelines import torchaudio_shim
 
@@ -24,7 +24,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: `import pipelines.bundle.stamp` must not cost an import of torch."""
+    """Import on first use, so that `import pipelines.bundle.stamp` does not import torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -24,8 +24,8 @@ class Segments:
     """Runs of a packed sequence that attend only within themselves.
 
     Runs of equal length need no indices. Otherwise `pad` [count*longest] gathers them into a padded
-    block, `unpad` [sequence] reverses that, and `mask` is bool [count, 1, 1, longest]; `bounds` i32
-    [count + 1] is where they begin, and the end, for a kernel that needs no padding.
+    block, `unpad` [sequence] reverses that, and `mask` is bool [count, 1, 1, longest]. `bounds` i32
+    [count + 1] has where each begins, and the end of the last, for a kernel that needs no padding.
     """
 
     count: int
@@ -90,7 +90,8 @@ class Sounds:
 
 @dataclass(frozen=True, slots=True)
 class LabelTrees:
-    """One tree of labels a row, padded to `columns`: the inputs, and where to read the scores.
+    """One tree of labels for each row, padded to `columns`: the inputs, and where to read the
+    scores.
 
     tokens i64 [B, columns], positions i64 [3, B, columns], ancestors bool [B, columns, columns].
     `sources` i64 [S] are flat indices of the hidden states whose next-token distribution is read:

@@ -1,7 +1,7 @@
-"""Prepared rows to one padded batch, on the CPU, without a Python loop over tokens.
+"""Turns prepared rows into one padded batch, on the CPU, without a Python loop over tokens.
 
-Prompts are padded on the right, so that a causal attention needs no mask. The label trees follow
-the padded prompts.
+Prompts are padded on the right, so that causal attention needs no mask. The label trees follow the
+padded prompts.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _label_places(label_trees: Sequence[LabelTrees]) -> torch.Tensor:
 
 
 def _stacked_trees(trees: Sequence[Tree], following: Ints) -> LabelTrees:
-    """Stacks one tree a row. Trees are cached, so this only copies."""
+    """Stacks one tree for each row. Trees are cached, so this only copies."""
     rows, columns = len(trees), max(tree.columns for tree in trees)
     most = max(len(tree.paths) for tree in trees)
     longest = max(tree.paths.shape[1] for tree in trees)
@@ -162,7 +162,7 @@ def _stacked_trees(trees: Sequence[Tree], following: Ints) -> LabelTrees:
     depth = np.zeros((rows, columns), dtype=np.int64)
     ancestors = np.zeros((rows, columns, columns), dtype=np.bool_)
     ancestors[:, np.arange(columns), np.arange(columns)] = (
-        True  # padding sees itself, which avoids NaN
+        True  # padding attends to itself, which avoids NaN
     )
     paths = np.full((rows, most, longest), edges, dtype=np.int64)
     labels = np.zeros((rows, most), dtype=np.bool_)

@@ -14,7 +14,8 @@ class PipelineError(Exception):
 
 
 class BadInput(PipelineError):
-    """`field` is a path such as `parts[2].data`; `reason` an UPPER_CASE word scripts can match."""
+    """`field` is a path such as `parts[2].data`; `reason` an UPPER_CASE name that scripts can
+    match."""
 
     def __init__(self, field: str, reason: str, message: str) -> None:
         super().__init__(f"{field}: {message}")

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FLOOR_DB = -120.0  # stands for minus infinity
+_FLOOR_DB = -120.0  # replaces minus infinity
 
-# First code point of a range and its script; only what a dominant-script test needs.
+# First code point of a range and its script; only the ranges that a test for the dominant script
+# needs.
 _RANGES: tuple[tuple[int, str], ...] = (
     (0x0000, ""),
     (0x0041, "latin"),
@@ -81,7 +82,8 @@ _SCRIPT_OF = np.array([SCRIPTS.index(s) if s else len(SCRIPTS) - 1 for _, s in _
 
 @dataclass(frozen=True, slots=True)
 class TextStats:
-    """Shares are of all characters; `script` is the most frequent one, "none" without letters."""
+    """Shares are shares of all characters; `script` is the most frequent script, "none" without
+    letters."""
 
     script: str
     words: int
@@ -102,7 +104,7 @@ def text(value: str) -> TextStats:
     lettered = scripts[:-1]
     script = SCRIPTS[int(lettered.argmax())] if lettered.any() else "none"
     lower = value.lower()
-    same = len(lower) == len(value)  # a few capitals lower to two characters
+    same = len(lower) == len(value)  # a few capital letters become two characters in lower case
     upper = (points != _points(lower)).sum() if same else sum(map(str.isupper, value))
     return TextStats(
         script=script,
@@ -121,8 +123,9 @@ def _points(value: str) -> NDArray[np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class ImageStats:
-    """Of luma in 0..1: its mean, standard deviation, histogram entropy in bits, and the variance of
-    the Laplacian of green in a central crop; `saturation` is the mean of HSV's."""
+    """Statistics of the luma in 0..1: mean, standard deviation, histogram entropy in bits, and the
+    variance of the Laplacian of green in a central crop. `saturation` is the mean of HSV's
+    saturation."""
 
     brightness: float
     contrast: float
@@ -132,7 +135,7 @@ class ImageStats:
 
 
 _THUMBNAIL_PX = 64
-_CELL_ROWS = 2  # rows averaged into one of the thumbnail
+_CELL_ROWS = 2  # rows averaged into one row of the thumbnail
 _CROP_PX = 256
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255.0  # Rec. 601
 
@@ -181,8 +184,9 @@ def _sharpness(pixels: NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AudioStats:
-    """`snr_db`: how far the loud frames (95th percentile) stand above the no_progress ones (10th);
-    `silent_share`: frames below -60 dBFS; `centroid_hz`: of the mean power spectrum."""
+    """`snr_db` is how far the loud frames (95th percentile) are above the quiet ones (10th);
+    `silent_share` the share of frames below -60 dBFS; `centroid_hz` the centroid of the mean power
+    spectrum."""
 
     rms_dbfs: float
     peak_dbfs: float
@@ -208,7 +212,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
     size = max(1, min(len(mono), int(sample_rate * _FRAME_S)))
     frames = mono[: len(mono) // size * size].reshape(-1, size)
     energies = _decibels(np.einsum("ij,ij->i", frames, frames) / size)
-    no_progress, loud = np.quantile(energies, (0.10, 0.95))
+    quiet, loud = np.quantile(energies, (0.10, 0.95))
     magnitude = np.abs(mono)
     signs = np.signbit(mono)
     crossings = int(np.count_nonzero(signs[1:] != signs[:-1]))
@@ -218,7 +222,7 @@ def audio(wave: NDArray[np.float32], sample_rate: int) -> AudioStats:
         clipped_share=float(np.count_nonzero(magnitude >= _CLIPPED) / len(mono)),
         dc_offset=float(mono.mean()),
         silent_share=float((energies < _SILENT_DBFS).mean()),
-        snr_db=float(loud - no_progress),
+        snr_db=float(loud - quiet),
         zero_crossing_rate=crossings * sample_rate / len(mono),
         centroid_hz=_centroid(mono, sample_rate),
     )

@@ -1,4 +1,4 @@
-"""`pipelines.load`: a bundle as a library, ready to answer."""
+"""`pipelines.load`: opens a bundle as a library, ready to answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.bundle import golden
 from pipelines.errors import ManifestMismatch
 from pipelines.pipeline import EMBEDDED, Pipeline
 
-LIBRARIES = "libraries"  # the check of a refusal that restamping may answer
+LIBRARIES = "libraries"  # the check whose refusal a restamp can resolve
 
 
 def load(
@@ -22,11 +22,11 @@ def load(
 ) -> Pipeline:
     """The bundle at `path` (default: the embedded one), verified, golden answers included.
 
-    Under another Python or other libraries than the embedded bundle was stamped with, a copy of it
-    is stamped for these if each golden answer is right, as a server does; it then has another
-    stamp. A bundle that is named is refused: its stamp may be pinned.
+    With another Python or other libraries than those in the embedded bundle's stamp, a copy of the
+    embedded bundle is restamped for them if each golden answer is right, as a server does. The copy
+    has another stamp. A bundle given by `path` is refused instead: its stamp may be pinned.
 
-    Raises BundleRefused, ValueError as `Pipeline.load`.
+    Raises BundleRefused, and ValueError as `Pipeline.load` does.
     """
     try:
         pipeline = Pipeline.load(path or EMBEDDED, device, dtype, threads, allow_dirty)
@@ -37,5 +37,5 @@ def load(
             copy = Path(folder) / "bundle"
             restamp(EMBEDDED, copy)
             pipeline = Pipeline.load(copy, device, dtype, threads)
-    golden.require(pipeline)  # a copy too: it was answered on another device perhaps
+    golden.require(pipeline)  # for a copy too: its answers may have been checked on another device
     return pipeline

@@ -25,7 +25,7 @@ from pipelines.errors import BundleRefused
 OK: Final = 0
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-REFUSED: Final = 78  # EX_CONFIG: starting again will not help
+REFUSED: Final = 78  # EX_CONFIG: a restart will not help
 
 
 class ProgressBars:
@@ -105,7 +105,7 @@ def _build(arguments: argparse.Namespace) -> int:
             arguments.record_speed,
         )
     print(f"{arguments.out}\n{stamp.name}\n{stamp.hex}")
-    # Not on standard output: scripts read the stamp there.
+    # Not to standard output, because scripts read the stamp there.
     print(f"next: server --bundle {shlex.quote(str(arguments.out))}", file=sys.stderr)
     return OK
 

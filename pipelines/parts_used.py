@@ -1,4 +1,4 @@
-"""What was used of each part of a row, and the refusal of a row of which something was not."""
+"""How much of each part of a row was used, and the refusal of a row with a part that was cut."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def parts_used(
     grids: Sequence[Grid],
     patch: int,
 ) -> tuple[PartUsed, ...]:
-    """One a part, in order. `grids` are those of the pictures, `patch` the side of a patch in
-    pixels."""
+    """One entry for each part, in order. `grids` are those of the pictures, `patch` the side of a
+    patch in pixels."""
     texts, pictures = iter(encoded.text_parts), iter(grids)
     return tuple(_used(part, texts, pictures, patch) for part in parts)
 

@@ -1,8 +1,8 @@
 """A loaded bundle that answers samples: prepare, collate, forward, finish.
 
 The four stages are separate so that a server can overlap them: call `prepare` from any thread,
-`collate` from one thread, `forward` from one thread. `predict` runs all four. This module knows no
-queue and no transport.
+`collate` from one thread, `forward` from one thread. `predict` runs all four. This module does not
+know queues or transports.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from pipelines.types import Prediction, Prepared, Sample
 
 EMBEDDED = Path(__file__).parent / "triage" / "bundle"
 PROJECTION = "reference/embedding.safetensors"
-# Rows `predict` runs at once. On a CPU more rows gain nothing, and mixed rows need more padding.
+# Rows that `predict` runs at once. On a CPU more rows bring no gain, and mixed rows need more
+# padding.
 PREDICT_ROWS = 16
 
 
@@ -55,7 +56,7 @@ class Staged:
 
 
 def no_place(device: torch.device, dtype: torch.dtype) -> None:
-    """The weights are on no device yet."""
+    """The default for `placed`: the weights are not on a device yet."""
 
 
 class Pipeline:
@@ -104,15 +105,15 @@ class Pipeline:
         threads: int | str = "auto",
         placed: Callable[[torch.device, torch.dtype], Mapping[str, torch.Tensor] | None] = no_place,
     ) -> Pipeline:
-        """The same for a bundle that is already open. `placed` returns its weights where they are
-        on the device already, in the format chosen."""
+        """Like `load`, for a bundle that is already open. `placed` returns its weights if they are
+        on the device already, in the chosen format."""
         tensors = bundle.tensors()
         parameters = sum(tensor.numel() for tensor in tensors.values())
         chosen, why_device = devices.choose_device(device)
         count, why_threads = devices.choose_threads(threads, chosen)
         kind, why_dtype = devices.choose_dtype(dtype, chosen, parameters)
         devices.configure_process(chosen, kind, count)
-        Speed.from_dict(bundle.speed)  # used by the probe, which comes too late to refuse it
+        Speed.from_dict(bundle.speed)  # the probe uses it, but refuses it too late
         labels, _ = read_labels(bundle.labels)
         family = family_of(bundle.config)
         preparer = Preparer.of(bundle.preprocess, bundle.template, bundle.tokenizer, labels, family)
@@ -138,8 +139,8 @@ class Pipeline:
         return self.backbone.weight_bytes
 
     def prepare(self, sample: Sample, decode_part: DecodePart | None = None) -> Prepared:
-        """Decodes, preprocesses, tokenises, measures. Thread-safe. `decode_part` decodes elsewhere
-        than here, such as in another process. Raises BadInput."""
+        """Decodes, preprocesses, tokenises, measures. Thread-safe. `decode_part` decodes elsewhere,
+        for example in another process. Raises BadInput."""
         return self._preparer.prepare(sample, decode_part)
 
     def collate(self, rows: Sequence[Prepared]) -> Staged:
@@ -155,8 +156,8 @@ class Pipeline:
 
     @torch.inference_mode()
     def forward(self, staged: Staged) -> ForwardResult:
-        """The one forward. On a GPU it only queues the work, the copy of the answers included;
-        `finish` waits for that copy."""
+        """The one forward. On a GPU it only queues the work, which includes the copy of the
+        answers; `finish` waits for that copy."""
         scored = heads.run(self.backbone, self._arrived(staged))
         return ForwardResult.of(staged.rows, scored, self._temperature)
 
@@ -165,7 +166,7 @@ class Pipeline:
         return self._answerer.predictions(result)
 
     def score(self, rows: Sequence[Prepared]) -> list[Prediction]:
-        """Answers of rows to classify or embed, in one forward."""
+        """The answers of rows to classify or embed, in one forward."""
         return self.finish(self.forward(self.collate(rows)))
 
     def batch_of(self, rows: Sequence[Prepared]) -> Batch:
@@ -176,13 +177,14 @@ class Pipeline:
         """An empty set of texts to generate together; see `start`. `most_bytes` bounds the memory
         of their keys and values."""
         text = self._preparer.text
-        # A GPU computes the next step while the host reads the last; a CPU does one after another.
+        # A GPU computes the next step while the host reads the last; a CPU does one after the
+        # other.
         behind = int(self.backbone.device.type == "cuda")
         return Writing(self.backbone, text.decode, text.eos_ids, behind, most_bytes=most_bytes)
 
     def start(self, writing: Writing, rows: Sequence[Prepared]) -> list[Generation]:
-        """Begins to read the prompts of rows to generate. `writing.step()` goes on reading, and
-        writes the next token of every live text; the caller may run other work between steps.
+        """Begins to read the prompts of rows to generate. `writing.step()` continues to read them,
+        and writes the next token of every live text; the caller may run other work between steps.
 
         Raises ValueError where `writing.takes` is false, NoRoom.
         """
@@ -196,7 +198,7 @@ class Pipeline:
     def generate(
         self, sample: Sample, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[str]:
-        """One text, piece by piece; calls `cancelled` before each token. Raises BadInput."""
+        """Yields one text piece by piece; calls `cancelled` before each token. Raises BadInput."""
         writing = self.writing()
         (text,) = self.start(writing, [self.prepare(sample)])
         while True:
@@ -215,7 +217,7 @@ class Pipeline:
                 rows.append((place, self.prepare(sample)))
             except BadInput as error:
                 answers[place] = error
-        # Rows of similar length side by side need the least padding.
+        # Rows of similar length in one batch need the least padding.
         rows.sort(key=lambda entry: entry[1].tokens)
         scored = [entry for entry in rows if entry[1].task != "generate"]
         written = [entry for entry in rows if entry[1].task == "generate"]
@@ -235,7 +237,8 @@ class Pipeline:
         return [self.written(row, text) for row, text in zip(rows, texts, strict=True)]
 
     def _arrived(self, staged: Staged) -> Batch:
-        """The batch for the compute stream. Pixels travelled as levels, and become numbers here."""
+        """The batch on the compute stream. Pixels were copied as levels, and become numbers
+        here."""
         self._upload_stream.join(staged.batch, staged.ready)
         images = staged.batch.images
         if images is None or images.patches.dtype != torch.uint8:
@@ -251,8 +254,8 @@ class Pipeline:
 
 @contextmanager
 def _refused_as(file: str) -> Iterator[None]:
-    """Raises BundleRefused("config") naming the file for whatever a library raises over it: each
-    checks a config with errors of its own. What the machine lacks passes through."""
+    """Raises BundleRefused("config") naming the file, for any error that a library raises about it:
+    each library has its own. Errors about the machine, such as missing memory, pass through."""
     try:
         yield
     except (BundleRefused, OSError, MemoryError):
@@ -265,7 +268,7 @@ def _refused_as(file: str) -> Iterator[None]:
 
 
 def _agree(preparer: Preparer, backbone: Backbone) -> None:
-    """Template, preprocessing and model must agree on tokens and shapes."""
+    """Checks that template, preprocessing and model agree on tokens and shapes."""
     text, image, geometry = preparer.text, preparer.preprocessing.image, backbone.geometry
     pairs = (
         ("image token", text.image_id, geometry.image_token),

@@ -1,4 +1,5 @@
-"""Turns the results of a forward into answers: one Prediction a row, with its output features."""
+"""Turns the results of a forward into answers: one Prediction for each row, with its output
+features."""
 
 from __future__ import annotations
 
@@ -47,11 +48,11 @@ class ForwardResult:
         return ForwardResult(rows, labels, Download(torch.cat(pieces, dim=1)))
 
     def wait(self) -> None:
-        """Returns when the block is in host memory; batches queued behind it do not matter."""
+        """Returns when the block is in host memory; it does not wait for batches queued later."""
         self.block.wait()
 
     def fetch(self) -> HostResult:
-        """Waits, then only reads memory."""
+        """Waits for the block and returns its parts as views."""
         block, labels = self.block.array(), self.labels
         width = block.shape[1] - (2 * labels + 3 if labels else 0)
         ends = (width, width + labels, width + 2 * labels)
@@ -61,8 +62,8 @@ class ForwardResult:
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
-    """The same on the host: embeddings [B, H], log_probs and probabilities [B, K]; `confidence`
-    [B, 3] is margin, entropy, closed-set mass."""
+    """The same results on the host: embeddings [B, H], log_probs and probabilities [B, K];
+    `confidence` [B, 3] is margin, entropy, closed-set mass."""
 
     embeddings: Floats
     log_probs: Floats
@@ -122,8 +123,8 @@ class Answerer:
         scored: tuple[tuple[RowScore, ...], Floats] | None,
         embedding: Floats,
     ) -> Prediction:
-        """`embedding` [H] is not normalised yet; without `scored`, the row asked for the embedding
-        alone."""
+        """`embedding` [H] is not normalised yet; without `scored`, the row asked only for the
+        embedding."""
         features = embedding_features(embedding, self._projection)
         scores: tuple[RowScore, ...] = ()
         label, sure, mass = "", Certainty(math.nan, math.nan, math.nan), math.nan

@@ -1,6 +1,6 @@
-"""One sample to one prepared row: decode, preprocess, tokenise, measure.
+"""Prepares one row from one sample: decode, preprocess, tokenise, measure.
 
-Thread-safe: everything it holds is immutable or caches of pure functions.
+Thread-safe: everything it holds is immutable or a cache of a pure function.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipelines.types import Modality, Prepared, Sample, Task
 MAX_LABELS = 1000
 MAX_LABEL_TOKENS = 64
 DEFAULT_NEW_TOKENS = 64
-MAX_NEW_TOKENS = 4096  # cache memory for them is reserved when a text begins
+MAX_NEW_TOKENS = 4096  # cache memory for this many tokens is reserved when a text begins
 
 Clock = Callable[[], float]
 
@@ -95,7 +95,8 @@ def read_labels(values: Mapping[str, Any]) -> tuple[tuple[Label, ...], float]:
 
 @dataclass(eq=False)
 class Preparer:
-    """Raises BundleRefused("config") when the bundle's own labels cannot be scored."""
+    """Prepares the rows of one bundle. Raises BundleRefused("config") when the bundle's own labels
+    cannot be scored."""
 
     preprocessing: Preprocessing
     text: PromptTokenizer
@@ -119,15 +120,15 @@ class Preparer:
         labels: tuple[Label, ...],
         family: Family = QWEN,
     ) -> Preparer:
-        """From the bundle's files. Raises BundleRefused("config")."""
+        """Reads the bundle's files. Raises BundleRefused("config")."""
         preprocessing = Preprocessing.from_dict(preprocess, family)
         framing = Template.from_dict(template)
         text = PromptTokenizer(tokenizer, preprocessing.text, framing, family.plain_added)
         return Preparer(preprocessing, text, labels, family=family)
 
     def prepare(self, sample: Sample, decode_part: DecodePart | None = None) -> Prepared:
-        """`decode_part`: as pipelines.media.decode.decode, which is the default; what it returns is
-        not kept. Raises BadInput naming the part, the field and the limit."""
+        """`decode_part` has the interface of pipelines.media.decode.decode, the default; its result
+        is not kept. Raises BadInput naming the part, the field and the limit."""
         started = self.clock()
         self._check(sample)
         parts = decode_row(sample.parts, self.preprocessing.limits, decode_part)
@@ -157,11 +158,11 @@ class Preparer:
         )
 
     def normalised(self, levels: torch.Tensor) -> torch.Tensor:
-        """The image encoder's input, made of the levels of prepared rows on their device."""
+        """The image encoder's input, computed from the levels of prepared rows on their device."""
         return self.family.media.normalised(levels, self.preprocessing.image)
 
     def verbalisers(self, row: Prepared) -> tuple[Tokens, ...]:
-        """Token ids of each label the row is scored against; none for embed and generate."""
+        """Token ids of each label that the row is scored against; empty for embed and generate."""
         if row.task != "classify":
             return ()
         return self._own if not row.labels else tuple(map(self._tokens_of, row.labels))
@@ -184,7 +185,7 @@ class Preparer:
         seen: dict[Tokens, int] = {}
         for number, name in enumerate(names):
             field, tokens = f"labels[{number}]", self._tokens_of(name)
-            # Nothing but the end token: the label is empty.
+            # Only the end token: the label is empty.
             if len(tokens) <= len(self.text.eos_ids):
                 raise BadInput(field, "LABEL_EMPTY", "the label has no visible text")
             if len(tokens) > MAX_LABEL_TOKENS:
@@ -225,7 +226,8 @@ class Preparer:
 
 @dataclass(frozen=True, slots=True)
 class _MediaInputs:
-    """A row's parts in the form the tokenizer and the encoders take, each in the order given."""
+    """A row's parts in the form that the tokenizer and the encoders take, each kind in the order
+    given."""
 
     pieces: Sequence[str | Placeholder]
     pixels: torch.Tensor | None

@@ -1,4 +1,5 @@
-"""Records the forwards of a loaded pipeline (models/graphs.py), each proved by golden answers."""
+"""Records the forwards of a loaded pipeline (models/graphs.py), and proves each recording with
+golden answers."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from pipelines.pipeline import Pipeline
 from pipelines.types import Prepared
 
 ROOMS: Final = (128, 256, 512, 1024, 2048)  # tokens of a text, prompt included
-# Of the memory set aside for texts: what the lines of recordings may take. The rest is for texts
-# that are longer.
+# Share of the memory set aside for texts that the lines of recordings may take. The rest is for
+# longer texts.
 PINNED_SHARE: Final = 0.5
 
 
 def record_batches(
     pipeline: Pipeline, recorder: GraphRecorder, some: Sequence[GraphBucket] | None = None
 ) -> None:
-    """From now on a small batch runs as a recording. `some` buckets: by default those of graphs.py
-    that a golden input fits."""
+    """Makes small batches run as recordings from now on. `some` buckets replace the default ones of
+    graphs.py; a bucket too small for the shortest golden input is skipped."""
     backbone = pipeline.backbone
     cases, tolerance = golden_file.read(pipeline.bundle)
     allowed = tolerance.between(golden.dtype_of(pipeline))
@@ -64,8 +65,8 @@ def record_steps(
     most_texts: int,
     most_bytes: float,
 ) -> None:
-    """From now on a step of `writing`, which has no text yet, runs as a recording where one holds
-    its texts. `most_bytes` is what its keys and values may take."""
+    """Makes the steps of `writing`, which has no text yet, run as recordings where one fits its
+    texts. `most_bytes` is the limit of its keys and values."""
     cases = golden_file.read(pipeline.bundle)[0]
     rows = sorted((pipeline.prepare(case.to_write) for case in cases), key=lambda row: row.tokens)
     texts = sizes_to(most_texts)

@@ -1,9 +1,9 @@
 """Lets `import torchaudio` succeed with a CPU-only torch.
 
 The published torchaudio wheel links CUDA libraries. Where they are missing, its native extension
-cannot be loaded, and every transformers model that imports torchaudio fails to import too. Nothing
-here uses the native parts. `install` adds an import hook that loads the extension where possible
-and otherwise marks it absent; it imports nothing itself.
+cannot be loaded, and every transformers model that imports torchaudio fails to import too. This
+project does not use the native parts. `install` adds an import hook that loads the extension where
+possible and otherwise marks it absent; it imports nothing itself.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class _ExtensionFinder:
 
 
 def install() -> None:
-    """Idempotent; must run before the first import of torchaudio or transformers."""
+    """Call it before the first import of torchaudio or transformers; further calls have no
+    effect."""
     if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ExtensionFinder())

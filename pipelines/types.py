@@ -1,4 +1,4 @@
-"""The data that travels through the pipeline: plain frozen classes, without transport or server.
+"""The data that passes through the pipeline: plain frozen classes, without transport or server.
 
 The one table of modalities is here too. Importing this module does not import torch.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Modality = Literal["text", "image", "audio"]
-MediaModality = Literal["image", "audio"]  # those that a placeholder token stands for
+MediaModality = Literal["image", "audio"]  # modalities that a placeholder token represents
 Task = Literal["classify", "embed", "generate"]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -70,12 +70,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartUsed:
-    """How much of one part the model got; numbers of other modalities are 0.
+    """How much of one part the model received; numbers of other modalities are 0.
 
-    Sizes are pixels: `width_sent` and `height_sent` as in the file, `width_used` and `height_used`
-    upright and as the model got them. Of `frames_sent` pictures the first was used, `channels_sent`
-    channels were mixed to one. `cut`: some of the part was not used, or may be missing. `warning`
-    is one of pipelines.media.limits.WARNINGS, or empty.
+    Sizes are in pixels: `width_sent` and `height_sent` as in the file, `width_used` and
+    `height_used` upright and as the model received them. Of `frames_sent` pictures the first was
+    used; `channels_sent` channels were mixed to one. `cut`: some of the part was not used, or may
+    be missing. `warning` is one of pipelines.media.limits.WARNINGS, or empty.
     """
 
     modality: Modality
@@ -143,7 +143,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None  # L2-normalised, [H]
     text: str | None
     features: Mapping[str, float]
-    parts_used: tuple[PartUsed, ...] = ()  # one a part, in the order given
+    parts_used: tuple[PartUsed, ...] = ()  # one for each part, in the order given
 
     @property
     def parts_cut(self) -> int:

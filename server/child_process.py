@@ -1,9 +1,8 @@
-"""Starts a module of this project as a process of its own, which imports the packages of this
-project and never a file of the current directory: `python -m` and `python -c` would look there
-first.
+"""Starts a module of this project as a separate process, which imports this project's packages and
+never a file of the current directory (`python -m` and `python -c` would look there first).
 
-The process is started by the path of this file, so that nothing is searched for: the packages
-beside this file come first, unless they are installed; then Python finds them anyway.
+The process is started with the path of this file, so that no search is needed. The packages beside
+this file come first, unless they are installed; then Python finds them anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """Arguments of the module are to follow."""
+    """The command that runs a module; the module's arguments come after it."""
     return (sys.executable, "-P", str(Path(__file__).resolve()), module)
 
 

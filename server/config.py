@@ -22,8 +22,9 @@ EMBEDDED_BUNDLE = Path(__file__).resolve().parent.parent / "pipelines" / "triage
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A setting, without its default. `read` turns a text into the value; bool: the flag is a
-    switch. An empty `name` is derived from the field, an empty `group` is the one before."""
+    """A setting, without its default. `read` turns a text into the value; bool means that the flag
+    is a switch. An empty `name` is derived from the field; an empty `group` repeats the one
+    before."""
 
     read: Callable[[str], Any]
     help: str
@@ -46,7 +47,8 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """In the order of `server --help`. A group continues until the next field that names one."""
+    """The settings in the order of `server --help`. A group continues until the next field that
+    names one."""
 
     bundle: Path = setting(
         CHOOSE,
@@ -254,7 +256,7 @@ class ServerConfig:
         128 * MIB, mib, "total bytes of messages that have arrived only in part"
     )
     arriving_peer_bytes: int = setting(64 * MIB, mib, "of these, those of one host")
-    max_streams: int = setting(1024, whole, "concurrent calls on one connection")
+    max_streams: int = setting(128, whole, "concurrent calls on one connection")
     # Of one host, streams may be a quarter.
     max_calls: int = setting(4096, whole, "open calls that predict; half as many streams")
     max_calls_peer: int = setting(2048, whole, "of these, open calls of one host")

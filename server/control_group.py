@@ -1,7 +1,7 @@
-"""What the control groups of this process allow it: CPU time and memory, versions 1 and 2.
+"""What the control groups of this process allow it: CPU time and memory, in versions 1 and 2.
 
-A group may use no more than the groups it lies in, so the tightest limit from the process's own
-group up to the root decides. Inside a container the root is the container's own group.
+A group may use no more than the groups above it, so the tightest limit on the path from the
+process's own group to the root decides. Inside a container the root is the container's own group.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOUNT = Path("sys/fs/cgroup")
-# What version 1 shows for "no limit": the largest multiple of a page in 63 bits.
+# Version 1's value for "no limit": the largest multiple of a page in 63 bits.
 NO_LIMIT = 1 << 60
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time this process may use, None where it is not limited."""
+    """CPU time this process may use, in cores; None if it is not limited."""
     found = [quota for folder in _folders(root, "cpu") if (quota := _quota(folder))]
     return min(found, default=None)
 
@@ -54,7 +54,8 @@ def _used_s(folder: Path) -> float | None:
         name, _, count = line.partition(" ")
         if name == "usage_usec":
             return int(count) / 1e6
-    nanoseconds = _number(folder / "cpuacct.usage")  # mounted with the controller, or not here
+    # Mounted together with the controller, or missing.
+    nanoseconds = _number(folder / "cpuacct.usage")
     return None if nanoseconds is None else nanoseconds / 1e9
 
 
@@ -67,7 +68,7 @@ def _use(folder: Path) -> tuple[int, int] | None:
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """The process's group in each hierarchy that has this controller, and those above it."""
+    """The process's group in each hierarchy with this controller, and the groups above it."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
@@ -94,5 +95,5 @@ def _fields(file: Path) -> list[str]:
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()
-    except OSError:  # not here, or a group of another namespace
+    except OSError:  # not mounted, or a group of another namespace
         return []

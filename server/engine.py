@@ -1,7 +1,8 @@
-"""The request's walk: admit or refuse, queue, run on a replica, answer, then record.
+"""The way of a request: admit or refuse, queue, run on a replica, answer, then record.
 
-docs/architecture.md lists the nine files a request passes through, of which this is the fourth.
-Knows no gRPC and no protobuf. One event loop; nothing here blocks it.
+docs/architecture.md lists the nine files that a request passes through, of which this is the
+fourth. The engine does not know gRPC or protobuf. It runs on one event loop; nothing here blocks
+it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from server.types import (
     Work,
 )
 
-STATE_S = 0.1  # how often the state is looked at for those who wait for it to change
-MOST_PINS = 64  # clients that pinned another stamp, remembered for the console
+STATE_S = 0.1  # how often the state is checked for callers that wait for a change
+MOST_PINS = 64  # clients that pinned another stamp, kept for the console
 
-# How a fault's code counts; every other code is a failure of ours.
+# The kind that a fault's code counts as; every other code is a failure of the server.
 COUNTED_AS = {
     "INVALID_ARGUMENT": "bad_input",
     "DEADLINE_EXCEEDED": "expired",
@@ -51,12 +52,12 @@ COUNTED_AS = {
 }
 
 
-# (the pool that answered, the row, its end). Returns at once and raises nothing.
+# (the pool that answered, the row, its outcome). Returns at once and does not raise.
 RowObserver = Callable[[Pool, Work, Outcome], None]
 
 
 class RecordSink(Protocol):
-    """Where predictions go when their caller has been answered. Never blocks, never raises."""
+    """Receives predictions after their caller has been answered. Never blocks, never raises."""
 
     def put(self, record: Record, schema: tuple[FeatureSpec, ...]) -> None: ...
 
@@ -73,10 +74,11 @@ class Engine:
         build: Build | None = None,
         withheld: Callable[[str], str] = lambda _stamp: "",
     ) -> None:
-        """`build` makes the pool of another bundle; without it none can be loaded. `withheld`: why
-        the stamp that is served may not take traffic, "" when it may."""
+        """`build` makes the pool of another bundle; without it none can be loaded. `withheld`
+        returns why the serving stamp must not take traffic, "" if it may."""
         self.pool_set = PoolSet(config, pool, build)
-        self.observer: RowObserver | None = None  # called for each row after its caller
+        # Called for each row after its caller was answered.
+        self.observer: RowObserver | None = None
         self._config = config
         self._recorder = recorder
         self._wall = wall
@@ -87,8 +89,8 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._parts = PartCounts()
         self._pins: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
-        self._served = False  # a replica has been ready once
-        self._leaving = False  # health reports it, calls are still served
+        self._served = False  # a replica has been ready at least once
+        self._leaving = False  # health reports NOT_SERVING while calls are still served
         self._draining = False
         self._state = "STARTING"
         self._state_changed = asyncio.Event()
@@ -112,13 +114,13 @@ class Engine:
         bundle (`check` names the step that refused it).
         """
         host.keep_freed_memory()
-        if self._watcher is None:  # the bundle before this one was refused
+        if self._watcher is None:  # not None if an earlier bundle was refused
             self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()
 
     def _route(self, work: Work) -> tuple[Pool, Fault | None]:
-        """The pool of this row, chosen once, and why the row is refused before any byte is decoded:
-        draining, warming, queue full, stamp pinned to another, deadline that cannot be met,
+        """Choose the pool of this row once, and the reason to refuse the row before any byte is
+        decoded: draining, warming, queue full, another stamp pinned, a deadline that cannot be met,
         quarantined content. The row stays with this pool, whatever is activated meanwhile."""
         pool = self.pool_set.pool_for(work)
         if self._draining:
@@ -133,12 +135,12 @@ class Engine:
         return pool, pool.refusal(work)
 
     def refusal_now(self, remaining_s: float | None) -> Fault | None:
-        """Why a usual row that has so much time left would be refused at this moment, or None."""
+        """Why an ordinary row with this much time left would be refused now, or None."""
         return self._pool.dispatcher.refusal_now(remaining_s)
 
     @property
     def serving(self) -> bool:
-        """Whether a replica has ever served: after that, rows wait for one."""
+        """Whether a replica has ever served: after that, rows wait for a replica."""
         self._served = self._served or self._pool.serving > 0
         return self._served
 
@@ -158,7 +160,7 @@ class Engine:
             raise
         if outcome.fault is not None and outcome.fault.reason in errors.OVERLOAD:
             return self._refused(pool, work, outcome.fault)
-        # In the next turn of the loop: the caller comes first.
+        # In the next turn of the loop, so that the caller is answered first.
         asyncio.get_running_loop().call_soon(self._record, pool, work, outcome)
         return outcome
 
@@ -184,19 +186,19 @@ class Engine:
         yield GenerationEnd(outcome, entry.finish_reason, entry.tokens, entry.first_token_ms)
 
     def learnt(self, items: Sequence[FeedbackItem], results: Sequence[FeedbackResult]) -> None:
-        """What turned out to be true of answers, as far as telemetry took it."""
+        """Take over the feedback that telemetry accepted."""
         canary = self.pool_set.canary
         if canary is not None:
             for item, result in zip(items, results, strict=True):
                 canary.analysis.learnt(item, result)
 
     def count_refused(self, fault: Fault) -> None:
-        """A row that was refused, read or not; an unread request counts as one row."""
+        """Count a refused row, read or not; an unread request counts as one row."""
         self._counts["requests"] += 1
         self._counts[COUNTED_AS.get(fault.code, "failed")] += 1
 
     def _refused(self, pool: Pool, work: Work, fault: Fault) -> Outcome:
-        """Counted, not recorded: refusing must stay cheap when everybody is refused."""
+        """Counted but not recorded: a refusal must stay cheap when all rows are refused."""
         self.count_refused(fault)
         if fault.code == "FAILED_PRECONDITION":
             self._remember_pin(work)
@@ -210,7 +212,8 @@ class Engine:
         self._counts["cancelled"] += 1
 
     def _checked(self, work: Work, outcome: Outcome) -> Outcome:
-        """The stamp is bound when the batch runs, so only now is it known to be the pinned one."""
+        """Check the pinned stamp again: only after the batch ran is it known which stamp
+        answered."""
         pinned = work.expected_stamps
         if outcome.answer is not None and pinned and outcome.stamp not in pinned:
             fault = errors.stamp_differs(outcome.stamp)
@@ -269,8 +272,9 @@ class Engine:
         )
 
     async def verify(self) -> None:
-        """Return when every replica that serves has compared each byte with what it loaded, all of
-        it after this call. Callers that come while one comparison runs share the next."""
+        """Return when every serving replica has compared all its bytes with what it loaded, in a
+        comparison that began after this call. Callers that arrive during one comparison share the
+        next."""
         if self._next_verify is None:
             self._next_verify = asyncio.create_task(self._verify_after(self._verifying))
         await asyncio.shield(self._next_verify)
@@ -284,7 +288,7 @@ class Engine:
 
     async def changed(self, seen: str) -> str:
         """Return the state as soon as it differs from `seen`; for health and status watchers."""
-        self._note_state()  # a watch that begins must not start with a state of STATE_S ago
+        self._note_state()  # a new watch must not start with a state that is STATE_S old
         while self._state == seen:
             await self._state_changed.wait()
         return self._state
@@ -314,15 +318,15 @@ class Engine:
         return state_of(replicas, self._config.warm_pool, queue_full)
 
     def leave(self) -> bool:
-        """Report NOT_SERVING and go on serving: balancers need a while to notice. False while it
-        drains already."""
+        """Report NOT_SERVING and continue to serve, as balancers need a while to notice. False if
+        it already drains."""
         self._leaving = True
         self._note_state()
         return not self._draining
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new work and return when what was accepted is done, or after `grace_s`; then
-        what is left ends with UNAVAILABLE."""
+        """Refuse new work and return when the accepted work is done, or after `grace_s`; then the
+        rest ends with UNAVAILABLE."""
         self._draining = True
         self.pool_set.end()
         self._note_state()
@@ -330,7 +334,7 @@ class Engine:
         await asyncio.gather(*(pool.finish(grace_s, left) for pool in self.pool_set.pools))
 
     async def stop(self) -> None:
-        """End the replicas. Everything still waiting ends with UNAVAILABLE."""
+        """End the replicas. Waiting rows end with UNAVAILABLE."""
         self._draining = True
         self._note_state()
         if self._watcher is not None:

@@ -17,7 +17,7 @@ class ServerError(Exception):
 
 
 class _CheckFailed(ServerError):
-    """`check` names what refused, `message` holds the evidence."""
+    """`check` names the refusing check, `message` has the evidence."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(f"{check}: {message}")
@@ -30,11 +30,11 @@ class PoolRefused(_CheckFailed):
 
 
 class DeployRefused(_CheckFailed):
-    """The bundle is not put into service; the one that served goes on serving."""
+    """The bundle is not put into service; the previous one continues to serve."""
 
 
 QUEUE_FULL, UNREACHABLE = "QUEUE_FULL", "DEADLINE_UNREACHABLE"
-OVERLOAD = frozenset((QUEUE_FULL, UNREACHABLE))  # reasons that mean: too much at this moment
+OVERLOAD = frozenset((QUEUE_FULL, UNREACHABLE))  # reasons that mean a temporary overload
 
 
 def queue_full(rows: int, retry_after_s: float) -> Fault:
@@ -47,7 +47,8 @@ def deadline_passed() -> Fault:
 
 
 def deadline_unreachable(left_s: float, expected_s: float, retry_after_s: float) -> Fault:
-    """Refused before its deadline, so that its caller still has time for something else."""
+    """The refusal of a row before its deadline, so that its caller still has time for an
+    alternative."""
     message = (
         f"{left_s:.3f} s are left and such a request now takes about {expected_s:.3f} s; "
         f"come back in {retry_after_s:.2f} s"

@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory that may still be used, and what this process uses."""
+"""Figures of this machine: cores, available memory, and the memory that this process uses."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pathlib import Path
 from server import control_group
 
 MIB = 1 << 20
-# Python, torch and transformers before any weight: of one replica that imports them itself, or of
-# the fork server, whose pages all replicas share (measured, CPU build: 290 MiB unique, 420 MiB
-# resident).
+# Memory of Python, torch and transformers before any weights: of one replica that imports them
+# itself, or of the fork server, whose pages all replicas share (measured, CPU build: 290 MiB
+# unique, 420 MiB resident).
 RUNTIME_BYTES = 300 * MIB
-# What a forked replica has changed of these pages, and its own objects (measured: 62 MiB).
+# The pages that a forked replica changes, and its own objects (measured: 62 MiB).
 FORKED_BYTES = 60 * MIB
 # The decoders beside each replica (measured with two: 37 MiB).
 DECODERS_BYTES = 40 * MIB
-# Activations, decoded payloads and what the allocator keeps, per replica.
+# For each replica: activations, decoded payloads and memory that the allocator keeps.
 WORKING_BYTES = 100 * MIB
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-# glibc maps a block above 128 kB afresh and gives it back when freed, so every payload is faulted
-# in page by page. 32 MiB is the most it accepts as the threshold; more is ignored without a word.
+# glibc maps a block above 128 kB from the kernel and returns it when freed, so every payload causes
+# page faults. 32 MiB is the highest threshold it accepts; it silently ignores a higher one.
 KEPT_BLOCK_BYTES = 32 * MIB
-# In the front, where a large upload is held once and rarely: its blocks are given back.
+# In the front, which rarely holds a large upload: its blocks are returned.
 FRONT_BLOCK_BYTES = 4 * MIB
-KEPT_TOP_BYTES = 16 * MIB  # free memory at the top of the heap that is not given back
-# Every thread that allocates would get a heap of its own and keep what it once held: at 64 callers
-# 144 MiB resident without this, 114 with.
+KEPT_TOP_BYTES = 16 * MIB  # free memory at the top of the heap that is kept
+# Otherwise every allocating thread would get its own heap and keep its memory: at 64 callers 144
+# MiB resident without this setting, 114 with it.
 HEAPS = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
-# A third of the usual weight: on a full machine a load still ends, in three times its time.
+# A third of the default weight: on a fully loaded machine a load still completes, in three times
+# the time.
 GIVING_WAY = 5
 
 
 def cores(root: Path = Path("/")) -> tuple[int, str]:
-    """(cores to compute with, the reason): the CPU quota of a container rounds down, since threads
-    beyond it are stopped in the middle of a forward."""
+    """(cores to compute with, the reason). A container's CPU quota is rounded down, as the kernel
+    would stop threads beyond it in the middle of a forward."""
     found = len(os.sched_getaffinity(0))
     quota = control_group.cpu_quota(root)
     if quota is None or quota >= found:
@@ -55,15 +56,16 @@ def rss_bytes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes of this process: `private` to it (USS), and its part of what it shares with others (PSS
-    - USS), a page that four processes use counting a quarter in each."""
+    """Bytes of this process: `private` to it (USS), and its share of what it shares with others
+    (PSS - USS); a page that four processes use counts a quarter in each."""
 
     private: int
     shared: int
 
 
 def memory_use(rollup: Path = Path("/proc/self/smaps_rollup")) -> MemoryUse:
-    """Takes 3 ms in a replica: the kernel walks every page. Zeros where it does not report it."""
+    """Takes 3 ms in a replica, as the kernel walks every page. Zeros if the kernel does not report
+    it."""
     try:
         lines = rollup.read_text().splitlines()[1:]
     except OSError:
@@ -88,11 +90,11 @@ def keep_freed_memory() -> tuple[bool, str]:
 
 
 def give_way(pid: int, yielding: bool) -> tuple[bool, str]:
-    """Let a process group of its own run behind the others for a while, or beside them.
+    """Let a process group run with lower priority for a while, or with normal priority again.
 
-    Replicas are sessions of their own, so where the kernel has autogroups switched on only the
-    group's weight counts, else only that of the threads: both are set. Going back needs privilege;
-    without it nothing is changed. Returns (done, reason).
+    Replicas are sessions of their own. So where the kernel has autogroups enabled only the group's
+    weight counts, otherwise only that of the threads: both are set. Raising the priority again
+    needs privilege; without it nothing is changed. Returns (done, reason).
     """
     if os.geteuid() != 0:
         return False, "only root may undo it"
@@ -118,8 +120,8 @@ def available_bytes(root: Path = Path("/")) -> tuple[int, str]:
 
 
 def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """How many processes the kernel has killed for want of memory since it started; 0 where that
-    cannot be read."""
+    """How many processes the kernel has killed for lack of memory since boot; 0 if that cannot be
+    read."""
     try:
         lines = vmstat.read_text().splitlines()
     except OSError:
@@ -128,8 +130,8 @@ def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
 
 
 def processor_ticks(pid: int) -> int | None:
-    """Hundredths of a second that a process has computed so far, in all of its threads; None where
-    that cannot be read."""
+    """Hundredths of a second of CPU time of a process, over all its threads; None if that cannot be
+    read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -138,7 +140,7 @@ def processor_ticks(pid: int) -> int | None:
 
 
 def descriptors(wanted: int) -> int:
-    """How many descriptors this process may have, after asking for as many as `wanted`."""
+    """The number of descriptors this process may have, after asking for `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless = resource.RLIM_INFINITY
     most = wanted if hard == endless else min(wanted, hard)
@@ -149,7 +151,7 @@ def descriptors(wanted: int) -> int:
 
 
 def descriptor_trouble() -> str:
-    """One sentence when nine of ten descriptors are in use, else ""."""
+    """A sentence when nine of ten descriptors are in use, otherwise ""."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         used = len(os.listdir("/proc/self/fd"))
@@ -173,8 +175,8 @@ def misfit(
     forked: bool = False,
     mapped: bool = False,
 ) -> str:
-    """Why so many replicas do not fit into host memory, with the numbers; "" when they do. `forked`
-    ones share the libraries, and `mapped` weights are in memory once."""
+    """Why this many replicas do not fit into host memory, with the numbers; "" if they do. `forked`
+    replicas share the libraries, and `mapped` weights are in memory once."""
     each = (FORKED_BYTES if forked else RUNTIME_BYTES) + DECODERS_BYTES + WORKING_BYTES
     each += 0 if mapped else weights_bytes
     once = (RUNTIME_BYTES if forked else 0) + (weights_bytes if mapped else 0)

@@ -20,7 +20,7 @@ from server.commands.settings import (
 from server.errors import ServerError
 from server.host import version
 
-# Imported only when used: serving needs no progress bar, a client command needs no pool.
+# Imported only when used: serving needs no progress bar, and a client command no pool.
 COMMANDS = {
     "predict": "send one request, or a small load of it",
     "status": "show the state of a server",
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if hasattr(command, "run"):
                 return int(command.run(arguments[1:]))
-            from server.commands.connection import run_to_end  # late: it loads the client
+            # Imported late, as it loads the client.
+            from server.commands.connection import run_to_end
 
             given = command.parser().parse_args(arguments[1:])
             return run_to_end(command.call(given), given.server)
@@ -88,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.print_only:
         print(as_toml(settings))
         return OK
-    # gRPC has a line on standard error for each caller who compresses, or fails to shake hands: a
-    # stranger could fill the disk of the log.
+    # gRPC writes a line to standard error for each caller that uses compression or fails its
+    # handshake: anyone could fill the disk of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from server.commands import serve
 

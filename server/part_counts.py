@@ -1,5 +1,5 @@
-"""What became of the parts of rows since start: formats that are not decoded, parts that were cut,
-warnings. Every name comes from a replica's own lists, never from a caller."""
+"""Counts, since start, parts in formats that are not decoded, parts that were cut, and warnings.
+Every name comes from a replica's own lists, never from a caller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from server.telemetry.rows import FormatCount
 from server.types import Outcome, PartFigures, Work
 
-FOREIGN = "UNSUPPORTED_"  # begins the reason of a part in a format that is not decoded
+FOREIGN = "UNSUPPORTED_"  # prefix of the reason for a part in a format that is not decoded
 MEDIA = ("audio", "image")
 MOST_NAMES = 128
 OTHER = "_OTHER"
@@ -42,8 +42,9 @@ class PartCounts:
         return PartFigures(tuple(counts), self._cut, dict(sorted(self._warnings.items())))
 
     def _of(self, name: str) -> FormatCount:
-        """A refusal names the row, and only what all those rows have can be what was refused: where
-        that is one medium, the share is of the rows with it; else of all rows."""
+        """The count of one format. A refusal names only the row's mix, so the part can only be of a
+        medium that all these rows have. If that is one medium, the share is of the rows with it,
+        otherwise of all rows."""
         mixes = [set(mix.split("+")) for form, mix in self._foreign if form == name]
         shared = set.intersection(*mixes).intersection(MEDIA)
         medium = shared.pop() if len(shared) == 1 else ""

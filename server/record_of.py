@@ -1,4 +1,4 @@
-"""What telemetry keeps of one row that reached the queue."""
+"""What telemetry stores about one row that reached the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from server.telemetry.outputs import outputs_of, times_of
 from server.telemetry.record import Record
 from server.types import Outcome, Work
 
-LONGEST_MESSAGE = 500  # characters of what its caller got
+LONGEST_MESSAGE = 500  # characters of the message that its caller received
 
 
 def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
@@ -40,6 +40,6 @@ def record_of(work: Work, outcome: Outcome, at: float, env: str) -> Record:
 
 
 def _trace_id(trace_parent: str) -> str:
-    """W3C trace context: version-traceid-spanid-flags."""
+    """The trace id of a W3C trace context: version-traceid-spanid-flags."""
     parts = trace_parent.split("-")
     return parts[1] if len(parts) == 4 else ""

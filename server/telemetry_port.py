@@ -41,7 +41,8 @@ OFF = "off"
 
 
 class TelemetryPort(Protocol):
-    """What the server needs of telemetry. A subclass inherits the methods that return nothing."""
+    """The methods of telemetry that the server needs. A subclass inherits those that return
+    nothing."""
 
     def close(self) -> None:
         return
@@ -57,16 +58,16 @@ class TelemetryPort(Protocol):
         return
 
     def report(self, findings: Sequence[Finding]) -> None:
-        """What the server found about itself."""
+        """Report what the server found about itself."""
         return
 
     def health(self) -> TelemetryHealth: ...
 
     def changes(self, after: int) -> FeedBatch:
-        """What changed since a cursor; from 0 all that is true now."""
+        """The changes since a cursor; from 0 everything that is true now."""
 
     def standing(self) -> list[DriftRow | QualityRow]:
-        """The latest drift and quality there is."""
+        """The latest drift and quality rows."""
 
     def history(self, span: TimeSpan, kinds: Sequence[str]) -> Iterator[Row]: ...
 
@@ -89,17 +90,18 @@ class TelemetryPort(Protocol):
         """Raises UnknownAlert."""
 
     def annotate(self, row: AnnotationRow) -> AnnotationRow:
-        """Keep a note of a person, or take it back. Raises UnknownAlert and TooMany."""
+        """Keep a person's note, or delete it. Raises UnknownAlert and TooMany."""
 
     def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]: ...
 
 
 class TelemetryOff(TelemetryError):
-    """Asked to keep something, of a server that keeps nothing."""
+    """A request to store something was made to a server without telemetry."""
 
 
 class NullTelemetry(TelemetryPort):
-    """Nothing is kept, so there is nothing to show and nothing to join; `state` has the reason."""
+    """Nothing is stored, so there is nothing to show and nothing to join; `state` has the
+    reason."""
 
     def __init__(self, state: str = OFF) -> None:
         self._state = state
@@ -152,15 +154,16 @@ def telemetry_of(
     alerted: Callable[[AlertRow], None] = lambda row: None,
     sampled: Callable[[Record, float], None] = lambda record, probability: None,
 ) -> TelemetryPort:
-    """As the flags set it; `alerted` and `sampled` as of Telemetry.
+    """Telemetry as the flags configure it; `alerted` and `sampled` are as in Telemetry.
 
-    Never fails because of a disk: a server that cannot keep anything serves.
+    It never fails because of a disk: a server that cannot store anything still serves.
 
     Raises ServerError for an --on-alert that cannot be run, or an unknown --baseline.
     """
     if not config.telemetry:
         return NullTelemetry()
-    from server.telemetry.stamps.baselines import BadBaseline  # late: off, it costs no memory
+    # Imported late: when off, it costs no memory.
+    from server.telemetry.stamps.baselines import BadBaseline
     from server.telemetry.telemetry import Telemetry
 
     try:

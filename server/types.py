@@ -1,4 +1,5 @@
-"""What travels inside the front: plain frozen data between api, engine, routing and pool."""
+"""The data that is passed within the front: plain frozen classes between api, engine, routing and
+pool."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from server.telemetry.outputs import Outputs, Timing
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FormatCount, IntegrityChange
 
-NO_REPLICA = -1  # in an Outcome of a row that no replica had
+NO_REPLICA = -1  # in the Outcome of a row that did not reach a replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class WorkTerms:
     client: str = ""
     keep_payload: bool = False
     trace_parent: str = ""
-    request: str = ""  # the request it came with, where that has a name
+    request: str = ""  # id of its request, if it has one
     refuse_truncation: bool = False
 
 
@@ -41,13 +42,13 @@ class Work(WorkTerms):
     id: str  # prediction id
     example: bytes  # serialized trefoil.v1.Example, uploads inlined
     mix: str = ""  # e.g. audio+image+text
-    estimated_tokens: int = 0  # from sizes alone
+    estimated_tokens: int = 0  # estimated from sizes alone
     slices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`code` is a gRPC status name; the others as in pipelines.errors.BadInput."""
+    """`code` is a gRPC status name; the other fields are as in pipelines.errors.BadInput."""
 
     code: str
     field: str
@@ -65,7 +66,7 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Outputs):
-    """A prediction as the front knows it; `features` is a float32 little-endian blob."""
+    """A prediction in the front; `features` is a float32 little-endian blob."""
 
     label: str
     scores: tuple[LabelScore, ...]
@@ -75,8 +76,8 @@ class Answer(Outputs):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartUsed:
-    """How much of one part the model got: the fields of PartUsed in proto/inference.proto, by the
-    same names. `modality` is the number of that enum."""
+    """How much of one part the model received: the fields of PartUsed in proto/inference.proto,
+    with the same names. `modality` is the number of that enum."""
 
     modality: int = 0
     cut: bool = False
@@ -98,11 +99,11 @@ PART_USED_FIELDS = tuple(each.name for each in fields(PartUsed))
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a generation wrote."""
+    """The result of a generation."""
 
     tokens: int
     finish_reason: str  # stop | length
-    first_token_ms: float  # from the queue to the first token; 0: there was none
+    first_token_ms: float  # from queueing to the first token; 0: there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ class Outcome:
     replica: int
     retried: bool = False
     batch_mates: tuple[str, ...] = field(default=())  # other ids of the same forward
-    mix: str = ""  # as decoded; "" when it was not
+    mix: str = ""  # as decoded; "" if it was not decoded
     parts_used: tuple[PartUsed, ...] = ()
     generated: Generated | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """The next piece of a generated text, and the stamp that writes it."""
+    """The next piece of a generated text, and the stamp that generated it."""
 
     text: str
     stamp: str = ""
@@ -143,7 +144,7 @@ class GenerationEnd:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a pool serves, from the Hello of its replicas; the same for all of them."""
+    """What a pool serves, from the hello message of its replicas; equal for all of them."""
 
     stamp: str
     stamp_name: str
@@ -163,7 +164,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """A replica against what it loaded, as last reported. Times are unix seconds, 0: never."""
+    """The last comparison of a replica with what it loaded. Times are unix seconds, 0: never."""
 
     changed: tuple[IntegrityChange, ...] = ()
     at: float = 0.0
@@ -174,7 +175,7 @@ class SelfCheck:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why one modality mix of one replica is believed ready, or not."""
+    """The evidence that one modality mix of one replica is ready, or not."""
 
     mix: str
     ok: bool
@@ -183,7 +184,7 @@ class Evidence:
     max_ms: float
     limit_ms: float
     runs: int
-    worst_difference: float  # against the golden answers, absolute
+    worst_difference: float  # absolute difference from the golden answers
     tolerance: float
     at: float  # unix seconds
     source: str  # probe | traffic
@@ -210,27 +211,28 @@ class ReplicaStatus:
     load_s: float
     loading_fraction: float
     self_check: SelfCheck = SelfCheck()
-    p95_ms: float = 0.0  # of its last rows, the queue included; 0: none yet
+    p95_ms: float = 0.0  # of its last rows, time in the queue included; 0: none yet
     last_progress: float = 0.0  # unix seconds
-    last_exit: str = ""  # why the process before this one ended
+    last_exit: str = ""  # why its previous process ended
     last_exit_at: float = 0.0  # unix seconds
-    decoder_restarts: int = 0  # decoders that took another's place, over all its restarts
+    # Decoders that replaced another one, over all processes of the replica.
+    decoder_restarts: int = 0
     decoder_deadlines: int = 0  # decoders ended because a part took too long, likewise
-    private_bytes: int = 0  # memory no other process uses (USS); 0: not reported
-    shared_bytes: int = 0  # its share of memory that others use too (PSS - USS)
+    private_bytes: int = 0  # memory that no other process uses (USS); 0: not reported
+    shared_bytes: int = 0  # its share of memory used by several processes (PSS - USS)
     texts_writing: int = 0
-    texts_waiting: int = 0  # in the replica, for a text that ends or for memory
-    text_bytes: int = 0  # keys and values of the texts being written
+    texts_waiting: int = 0  # texts that wait in the replica for another one to end or for memory
+    text_bytes: int = 0  # keys and values of the texts being generated
     text_bytes_most: int = 0
-    device_memory_bytes: int = 0  # in use on its device, by all processes; 0: a CPU
+    device_memory_bytes: int = 0  # in use on its device by all processes; 0: a CPU
     device_memory_total_bytes: int = 0
-    decoder_lines: int = 0  # lines decoders wrote to standard error, logged or not, likewise
+    decoder_lines: int = 0  # lines that decoders wrote to standard error, logged or not, likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Rows since start. `refused` never reached a replica; `failed` ended in a fault that is not
-    the caller's; `quarantined` killed two replicas."""
+    """Rows since start. `refused` rows never reached a replica; `failed` rows ended in a fault that
+    is not the caller's; `quarantined` rows had killed two replicas."""
 
     requests: int = 0
     answered: int = 0
@@ -245,7 +247,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class PartFigures:
-    """Since start: refusals by format, most first; parts cut; parts by warning."""
+    """Since start: refusals by format, most frequent first; parts cut; parts by warning."""
 
     formats: tuple[FormatCount, ...] = ()
     cut: int = 0
@@ -269,6 +271,6 @@ class EngineSnapshot:
     in_flight: int
     counters: Counters
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last unix seconds
-    reasons: Mapping[str, str] = field(default_factory=dict)  # choices of the front
+    reasons: Mapping[str, str] = field(default_factory=dict)  # automatic choices of the front
     parts: PartFigures = PartFigures()
-    queue_seconds: float = 0.0  # what a row that arrives now will wait
+    queue_seconds: float = 0.0  # expected wait of a row that arrives now

@@ -57,7 +57,7 @@ def share(text: str) -> float:
 
 
 def by_stamp(text: str) -> str:
-    """A URL that {stamp} makes the one of each bundle; "" for none."""
+    """A URL in which {stamp} is replaced by each bundle's stamp; "" for none."""
     if text and "{stamp}" not in text:
         raise ValueError
     try:
@@ -83,12 +83,12 @@ def _one_of(text: str, known: tuple[str, ...]) -> str:
 
 
 def _at_least(value: Number, least: float) -> Number:
-    if not value >= least:  # also refuses NaN
+    if not value >= least:  # this also refuses NaN
         raise ValueError
     return value
 
 
-# What a value that a reader refuses should have been.
+# What a value refused by a reader should have been.
 EXPECTED: dict[Callable[[str], Any], str] = {
     whole: "a whole number of at least 1",
     count: "a whole number of at least 0",
@@ -106,7 +106,7 @@ EXPECTED: dict[Callable[[str], Any], str] = {
 
 
 def expecting(read: Callable[[str], Any], expected: str = "") -> Callable[[str], Any]:
-    """The reader, with an error that names what was expected instead of the reader."""
+    """The reader, with an error that names the expected value instead of the reader."""
 
     def convert(text: str) -> Any:
         try:

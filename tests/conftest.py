@@ -1,4 +1,4 @@
-"""What every test needs before anything else is imported."""
+"""Settings that every test needs before any other import."""
 
 import gc
 import os

@@ -1,4 +1,5 @@
-"""The arrows of the house (README, "How it is built"): who imports whom, what never loads."""
+"""The import rules of the project (docs/architecture.md): which package may import which, and what
+is never loaded."""
 
 from __future__ import annotations
 

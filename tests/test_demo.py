@@ -1,4 +1,4 @@
-"""The demo's traffic: it is played while it is drawn."""
+"""The demo's traffic is played while it is drawn."""
 
 from __future__ import annotations
 

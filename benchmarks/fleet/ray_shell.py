@@ -1,10 +1,10 @@
-"""The same engine behind Ray Serve and behind its own port, side by side:
+"""Compares an engine behind Ray Serve with one behind its own port:
 
     build/ray-venv/bin/python -m benchmarks.fleet.ray_shell [--engines 2] [--callers 10]
 
-Needs root and the packages of installers/ray/requirements.txt beside those of the server (`make
-ray`). Ray's proxy and some twenty other ports of it listen on every address without TLS, so all of
-this runs in a network namespace of its own. Prints tables; exits 1 when the two shells differ.
+Needs root and the packages of installers/ray/requirements.txt besides those of the server (`make
+ray`). Ray's proxy and about twenty other ports of Ray listen on every address without TLS, so
+everything runs in a separate network namespace. Prints tables; exits 1 when the two shells differ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RAY = f"127.0.0.1:{RAY_PORT}"
 PREDICT = "/trefoil.v1.Inference/Predict"
 DETAILS = "grpc-status-details-bin"
 READY_S = 900.0  # on a machine with much other work
-PATIENT = {  # Ray kills its own proxy there, after three times 5 s
+PATIENT = {  # Ray would kill its own proxy after three times 5 s
     "RAY_raylet_start_wait_time_s": "900",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
@@ -46,7 +46,7 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 def requests() -> dict[str, bytes]:
-    """Bytes of requests: every mix, several rows, and what is refused."""
+    """Bytes of requests: every mix, several rows, and requests that are refused."""
     found = {}
     for name, parts in {
         "text": {"text"},
@@ -70,7 +70,8 @@ def requests() -> dict[str, bytes]:
 
 
 def _media() -> tuple[bytes, bytes]:
-    from tests.support.tinybundle import jpeg, wav  # late: torch, in the namespace alone
+    # Imported late: torch is needed only inside the namespace.
+    from tests.support.tinybundle import jpeg, wav
 
     return jpeg(), wav()
 
@@ -86,7 +87,7 @@ def _fill(example: pb.Example, parts: set[str]) -> None:
 
 @asynccontextmanager
 async def asking(address: str) -> AsyncIterator[Ask]:
-    """Bytes to bytes, over gRPC."""
+    """A function from request bytes to answer bytes, over gRPC."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(PREDICT)
 
@@ -97,7 +98,7 @@ async def asking(address: str) -> AsyncIterator[Ask]:
 
 
 async def outcome(ask: Ask, data: bytes) -> tuple[str, ...]:
-    """What a caller gets, without what belongs to the moment: ids, times, who served it."""
+    """What a caller receives, without the parts that vary: ids, times, the server's name."""
     try:
         answer = pb.PredictResponse.FromString(await ask(data))
     except grpc.aio.AioRpcError as error:
@@ -110,7 +111,8 @@ async def outcome(ask: Ask, data: bytes) -> tuple[str, ...]:
 
 
 async def answering() -> None:
-    """Returns once Ray's proxy knows the application, which it learns after `serve.run` returns."""
+    """Returns once Ray's proxy knows the application, which happens after `serve.run` has
+    returned."""
     began = time.monotonic()
     async with grpc.aio.insecure_channel(RAY) as channel:
         describe = channel.unary_unary("/trefoil.v1.Inference/Describe")
@@ -139,7 +141,7 @@ async def compared() -> list[tuple[str, str, bool]]:
 
 
 async def speed(rounds: int) -> list[tuple[str, float, float]]:
-    """(what, plain, Ray), interleaved: median ms of one caller, then calls/s of sixteen."""
+    """(measure, plain, Ray), interleaved: median ms of one caller, then calls/s of sixteen."""
     data = requests()["text"]
     alone: dict[str, list[float]] = {PLAIN: [], RAY: []}
     crowd: dict[str, list[float]] = {PLAIN: [], RAY: []}
@@ -184,8 +186,8 @@ async def sticky() -> tuple[int, int, int]:
 
 @asynccontextmanager
 async def load(callers: int) -> AsyncIterator[Counter[str]]:
-    """Callers without retries, each with a session, so that every engine has some; and what became
-    of their calls."""
+    """Callers without retries, each with a session, so that every engine gets some; counts the
+    outcomes of their calls."""
     found, stop, data = Counter[str](), asyncio.Event(), requests()["text"]
 
     async def caller(ask: Ask, session: str) -> None:
@@ -235,7 +237,8 @@ def pss_mib(processes: list[psutil.Process]) -> float:
 
 
 def listeners() -> tuple[int, int]:
-    """(ports that listen, those of them on every address), of all but the plain server."""
+    """(listening ports, those that listen on every address), for all processes but the plain
+    server."""
     found = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     return len(found), sum(c.laddr.ip in ("0.0.0.0", "::") for c in found)
 
@@ -281,7 +284,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     flags = f"--bundle {bundle} --warm-pool 1 --threads 1 --no-telemetry"
     with ExitStack() as stack:
         log = stack.enter_context((folder / "plain.log").open("w"))
-        # The installed one, beside the `proto` that Ray brings.
+        # The installed one, beside the `proto` package that Ray brings.
         command = [str(Path(sys.executable).with_name("server")), "--listen", PLAIN]
         command += flags.split()
         plain = subprocess.Popen(
@@ -303,7 +306,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         serve.start(grpc_options=grpc_options(RAY_PORT))
         stack.callback(serve.shutdown)
         options = {"flags": flags, "engines": str(arguments.engines), "cpus": "1"}
-        # With a route: Ray's proxy, for gRPC too, knows no application without one.
+        # With a route: without one, Ray's proxy finds no application, even for gRPC.
         serve.run(build(options), name="trefoil")
         asyncio.run(answering())
         ray_s = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Three servers, their DNS name, and what was counted of them."""
+"""Three servers, their DNS name, and the counts about them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import grpc
 from benchmarks.serve import ROOT
 
 NAME, PORT, RESOLVER = "trefoil.test", 8433, "127.0.0.5"
-PROBES = 8480  # of --http, for a proxy that cannot ask health over gRPC
+PROBES = 8480  # port for --http, for a proxy that cannot check health over gRPC
 PLACES = {"north": "127.0.0.2", "south": "127.0.0.3", "west": "127.0.0.4"}
 TARGET = f"dns:///{NAME}:{PORT}"
-SETTLE_S = 13.0  # the client looks a name up every 10 s and asks health every 2 s
+SETTLE_S = 13.0  # the client resolves a name every 10 s and checks health every 2 s
 AGE_S = 20
-READY_S = 900.0  # of a server on a machine with much other work
+READY_S = 900.0  # for a server on a machine with much other work
 
 
 @dataclass(slots=True)
 class Record:
-    """The DNS server and the addresses that NAME has."""
+    """The DNS server, and the addresses that NAME has."""
 
     folder: Path
     addresses: set[str] = field(default_factory=set)
@@ -50,14 +50,14 @@ class Record:
 
     def _write(self) -> None:
         lines = [f"{address} {NAME}\n" for address in sorted(self.addresses)]
-        # By a rename: the DNS server may be reading it for the change before.
+        # By a rename, as the DNS server may be reading the file for the previous change.
         (self.folder / "hosts.new").write_text("".join(lines))
         (self.folder / "hosts.new").rename(self.folder / "hosts")
 
 
 @dataclass(slots=True)
 class Site:
-    """Three servers, their name, and what was counted."""
+    """Three servers, their name, and the counts about them."""
 
     folder: Path
     record: Record
@@ -70,7 +70,7 @@ class Site:
         print(f"{'ok  ' if kept else 'LOST'} {what}: {figure}", flush=True)
 
     def start(self, name: str, *flags: str, fresh: bool = False, bundle: bool = True) -> None:
-        """Without `bundle` it serves what its store served last."""
+        """Without `bundle` the server uses the bundle that its store served last."""
         data = self.folder / name
         if fresh:
             shutil.rmtree(data, ignore_errors=True)
@@ -100,7 +100,7 @@ class Site:
             self.record.change(add=PLACES[name])
 
     async def end(self, name: str, how: signal.Signals) -> None:
-        """Its name goes a second after it, as that of a pod does."""
+        """Its name is removed a second after it ends, as that of a pod is."""
         process = self.running[name]
         process.send_signal(how)
         await asyncio.sleep(1.0)

@@ -1,8 +1,8 @@
-"""A replica that is a task of the front's own process: everything but the model is real.
+"""A replica that is a task of the front's process: everything but the model is real.
 
-It speaks the frames of proto/replica.proto over the socket that a replica process would have, so
-pool, dispatcher, readiness and heartbeats are those of the server. A hundred servers with twenty
-replicas each would be 2,000 processes; they are 2,000 tasks.
+It sends and receives the frames of proto/replica.proto over the socket that a replica process would
+have, so pool, dispatcher, readiness and heartbeats are those of the server. A hundred servers with
+twenty replicas each would be 2,000 processes; they are 2,000 tasks.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from server.replica.link import HEARTBEAT_S, LENGTH
 MIXES = ("image", "text")
 LABELS = ("run on", "watch", "stop line")
 FORWARD_MS = 8.0
-# Above what the kernel gives: nothing is found under it, and nothing signalled.
+# Above the kernel's largest pid: such a pid never exists, and nothing is signalled.
 _FIRST_PID = 1 << 23
 _numbers = itertools.count(_FIRST_PID)
 
 
 class StandInProcess:
-    """Keeps the shape of server.pool.forks.ReplicaProcess."""
+    """Matches server.pool.forks.ReplicaProcess."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.pid = next(_numbers)

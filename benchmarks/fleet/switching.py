@@ -44,7 +44,8 @@ async def stamps(names: Iterable[str]) -> dict[str, str]:
 
 
 async def switch(site: Site, callers: int) -> None:
-    from tests.support.tinybundle import make_bundle  # late: torch, in the namespaces alone
+    # Imported late: torch is needed only inside the namespaces.
+    from tests.support.tinybundle import make_bundle
 
     make_bundle(site.folder / "shelf" / "new", seed=1)
     with shelf(site.folder / "shelf") as kept:
@@ -79,7 +80,7 @@ async def _switches(site: Site, callers: int, new: str) -> None:
 
 
 async def _dies_after(site: Site, callers: int, old: str, new: str) -> None:
-    """West dies once all have switched; one command brings the others back, and west with them."""
+    """West dies once all servers have switched; one command brings all of them back."""
     _, out = await fleet("load", new)
     stamp, expected = _loaded(out), site.folder / "fleet-stamp"
     west = f"{PLACES['west']}:{PORT}"
@@ -113,7 +114,8 @@ async def _broken(
     new: str,
     broken: Callable[[Site, str, str], Awaitable[int]],
 ) -> None:
-    """Pinned callers get no answer of another stamp; those that live end with one stamp."""
+    """Pinned callers never get an answer of another stamp; the surviving servers end with one
+    stamp."""
     async with load(callers, TARGET, RetryPolicy(), stamps=old) as pinned:
         code = await broken(site, new, old)
         await asyncio.sleep(1.0)

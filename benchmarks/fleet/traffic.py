@@ -20,14 +20,16 @@ from proto.inference_pb2_grpc import InferenceStub
 from trefoil import AsyncClient, RetryPolicy, text
 
 PLAIN = "plain gRPC, round_robin"
-ENOUGH = 0.75  # of a server's part: with some fifty calls a second this is above chance
-SHARE_S = 10.0  # in which a share is counted
+# Share of its even part, for a server; with some fifty calls a second this is beyond chance.
+ENOUGH = 0.75
+SHARE_S = 10.0  # the period in which a share is counted
 Where = Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How callers come to the servers; `opened` names the server that a session's call reaches."""
+    """A way from callers to the servers; `opened` returns the server that a session's call
+    reaches."""
 
     label: str
     target: str | list[str]
@@ -46,7 +48,8 @@ async def through_client() -> AsyncIterator[Where]:
 
 @asynccontextmanager
 async def through_proxy(address: str) -> AsyncIterator[Where]:
-    """A proxy that has no server in service for a moment is asked again: only places count here."""
+    """A proxy that has no server in service for a moment is called again: only the placement counts
+    here."""
     async with grpc.aio.insecure_channel(f"{address}:{PORT}") as channel:
 
         async def where(session: str) -> str:
@@ -68,7 +71,7 @@ async def through_proxy(address: str) -> AsyncIterator[Where]:
 
 @asynccontextmanager
 async def through_plain() -> AsyncIterator[Where]:
-    """A client of gRPC's own, which looks a name up again only when a connection ends."""
+    """gRPC's own client, which resolves a name again only when a connection ends."""
     config = '{"loadBalancingConfig": [{"round_robin": {}}]}'
     options = [
         ("grpc.service_config", config),
@@ -154,7 +157,7 @@ async def _loads(
 
 @dataclass(slots=True)
 class Answered:
-    """When each call of some callers was answered, by the monotonic clock, and by which server."""
+    """When each call of some callers was answered, on the monotonic clock, and by which server."""
 
     calls: list[tuple[float, str]] = field(default_factory=list)
 
@@ -166,14 +169,15 @@ class Answered:
         return names.count(server) / max(1, len(names))
 
     def takes_its_share(self, server: str, began: float, end: float) -> float:
-        """The start of the first two seconds with most of a server's part of the calls."""
+        """The start of the first two seconds in which the server gets most of its even share of the
+        calls."""
         least = ENOUGH / len(PLACES)
         steps = (began + second / 2 for second in range(int(2 * (end - began))))
         return next((at for at in steps if self.share(server, at, at + 2) >= least), float("inf"))
 
 
 async def join(site: Site, ways: Sequence[Way], callers: int, pause_s: float) -> None:
-    """Each call is of a new session, so that a proxy has a choice with every one."""
+    """Each call has a new session, so that a proxy can choose for every one."""
     await site.end("west", signal.SIGTERM)
     ways = [*ways, Way(PLAIN, TARGET, through_plain)]
     stop = asyncio.Event()
@@ -198,7 +202,7 @@ async def join(site: Site, ways: Sequence[Way], callers: int, pause_s: float) ->
         await asyncio.sleep(3.0)
         await site.join("west")
         joined = time.monotonic()
-        aged = joined + AGE_S * 1.1  # gRPC spreads the age by a tenth
+        aged = joined + AGE_S * 1.1  # gRPC varies the age by a tenth
         await asyncio.sleep(AGE_S * 1.1 + SHARE_S)
         stop.set()
         await asyncio.gather(*tasks)

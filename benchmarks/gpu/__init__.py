@@ -1,1 +1,1 @@
-"""The sections of benchmarks/cuda.py, each a program of its own with a limit on its time."""
+"""The sections of benchmarks/cuda.py, each a separate program with a time limit."""

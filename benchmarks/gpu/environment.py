@@ -1,4 +1,4 @@
-"""What is here, and what the machine gives at best."""
+"""Reports the machine and the best rates that it reaches."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def large(device: torch.device, small: bool, budget: float) -> None:
 
 
 def record(model: Backbone, batch: Batch, one: Batch) -> str:
-    """Records the text stack for this batch; `one` has a single row. On a CPU over the same
+    """Records the text stack for this batch; `one` has a single row. On a CPU it uses the same
     buffers, without a graph."""
     capture, _ = choose_capture(model.device)
     recorder = GraphRecorder(capture or DirectCapture())

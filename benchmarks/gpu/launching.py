@@ -1,9 +1,9 @@
-"""How much the launching thread is held up by the threads that prepare rows beside it.
+"""How much the threads that prepare rows delay the launching thread.
 
-A burst of small operators stands for the launches of a forward. It runs alone; beside threads that
-prepare rows as a replica does, with decoders in processes of their own; beside threads that decode
-as well; and beside other processes that do the same work, which takes the same processors and not
-this interpreter's lock. In turn, so that other work on the machine reaches all of them.
+A burst of small operators represents the launches of a forward. It runs alone; beside threads that
+prepare rows as a replica does, with decoders in separate processes; beside threads that also
+decode; and beside other processes that do the same work, which use the same processors but not this
+interpreter's lock. These take turns, so that other work on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from server.replica.decoding.nursery import Nursery
 from server.replica.decoding.parts import PartDecoders
 
 OPERATORS = 500  # launches of a decode step at 36 layers
-BURSTS = 20  # of a turn
+BURSTS = 20  # in one turn
 
 
 def burst(small: torch.Tensor) -> float:
-    """Milliseconds."""
+    """Milliseconds of one burst."""
     began = time.perf_counter()
     for _ in range(OPERATORS):
         small.add_(1)
@@ -41,7 +41,7 @@ def burst(small: torch.Tensor) -> float:
 
 @contextmanager
 def beside(works: list[Callable[[], object]]) -> Iterator[None]:
-    """Each in a thread, again and again."""
+    """Repeat each of these in a thread."""
     ended = threading.Event()
 
     def again(work: Callable[[], object]) -> None:
@@ -60,7 +60,7 @@ def beside(works: list[Callable[[], object]]) -> Iterator[None]:
 
 
 def elsewhere(bundle: str, ready: Event, running: Event) -> None:
-    """A process that prepares rows while it is asked to, until its parent ends."""
+    """A process that prepares rows while `running` is set, until its parent ends."""
     pipeline = Pipeline.load(bundle, device="cpu", threads=1, allow_dirty=True)
     one = sample(0, pool(1)[0])
     ready.set()

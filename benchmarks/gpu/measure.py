@@ -59,7 +59,8 @@ def settle(device: torch.device) -> None:
 def timed(
     work: Callable[[], object], device: torch.device, seconds: float, least: int = 5
 ) -> list[float]:
-    """Sorted milliseconds of each run, the device waited for, after two to warm up."""
+    """Sorted milliseconds of each run, including the wait for the device, after two warm-up
+    runs."""
     for _ in range(2):
         work()
     settle(device)
@@ -83,16 +84,17 @@ def p99(times: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Of one run on average. `busy_ms`: any kernel or copy ran; 0 on a CPU."""
+    """The profile of a mean run. `busy_ms` is the time in which any kernel or copy ran; 0 on a
+    CPU."""
 
     busy_ms: float
     launches: float
     waits: float
-    kernels: tuple[tuple[str, float, float], ...]  # name, count, microseconds, the longest first
+    kernels: tuple[tuple[str, float, float], ...]  # (name, count, microseconds), the longest first
 
 
 def profile(work: Callable[[], object], device: torch.device, runs: int = 5) -> Profile:
-    """Under the profiler, which on a CPU has nothing to count: there one run only tries it."""
+    """Runs under the profiler. On a CPU it counts nothing, so one run only tries it."""
     from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity
 
@@ -131,14 +133,14 @@ def _covered(spans: list[tuple[float, float]]) -> float:
 
 
 def copy_bytes_s(device: torch.device, small: bool) -> float:
-    """Bytes read and written a second by a copy on the device."""
+    """Bytes read and written in one second by a copy on the device."""
     source = torch.randn(1 << (22 if small else 29), device=device)
     target = torch.empty_like(source)
     return 2e3 * source.nbytes / timed(lambda: target.copy_(source), device, 0.3)[0]
 
 
 def product_flops(device: torch.device, dtype: torch.dtype, small: bool) -> float:
-    """Operations a second of a square matrix product: what this device gives at best here."""
+    """Operations a second of a square matrix product: the highest rate of this device."""
     size = 512 if small else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2e3 * size**3 / timed(lambda: a @ b, device, 0.5)[0]

@@ -1,4 +1,4 @@
-"""The device beside the CPU: golden answers, labels and probabilities of mixed requests."""
+"""Compares the device with the CPU: golden answers, labels and probabilities of mixed requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.bundle import golden
 from pipelines.pipeline import Pipeline
 from pipelines.types import Prediction
 
-NEAR = 0.05  # margin of the CPU's answer below which another label is a near-tie
+NEAR = 0.05  # if the CPU's answer has a smaller margin, another label counts as a near tie
 
 
 def main() -> None:

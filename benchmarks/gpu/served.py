@@ -22,21 +22,22 @@ KIND = "embedded"  # or random-3b
 
 
 class Gpu:
-    """Memory and utilisation of the first device, from NVML where it is there."""
+    """Memory and utilisation of the first device, from NVML if available."""
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._utilisation: list[int] = []
         self._ended = threading.Event()
         try:
-            import pynvml  # of nvidia-ml-py, where it is there
+            import pynvml  # of nvidia-ml-py, if installed
         except ImportError as error:
             show(f"no NVML: {error}")
             return
         try:
             pynvml.nvmlInit()
             self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-        except pynvml.NVMLError as error:  # no driver, no right: figures are then missing
+        # No driver, or no permission: then the figures are missing.
+        except pynvml.NVMLError as error:
             show(f"no NVML: {error}")
 
     def used_mib(self) -> float:
@@ -61,7 +62,7 @@ class Gpu:
 
 
 def load(loads: list[LoadClient], ours: Ours, callers: int, seconds: float) -> dict[str, float]:
-    """Several processes that each have their share of the callers: one would be the bottleneck."""
+    """Several processes that share the callers, as a single one would be the bottleneck."""
     used = loads[:callers]
     for number, worker in enumerate(used):
         share = callers // len(used) + (number < callers % len(used))
@@ -76,7 +77,7 @@ def load(loads: list[LoadClient], ours: Ours, callers: int, seconds: float) -> d
 
 
 def until_warm(ours: Ours, replicas: int, within: float) -> float:
-    """Seconds until as many replicas are warm."""
+    """Seconds until this many replicas are warm."""
     began = time.perf_counter()
     while time.perf_counter() - began < within:
         if int(status(ours.target).get("warm_replicas", 0)) >= replicas:

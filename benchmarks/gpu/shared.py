@@ -1,5 +1,5 @@
-"""A pool with one copy of the weights a device, beside one with a copy a replica: memory, a killed
-replica, a killed holder."""
+"""Compares a pool with one copy of the weights for each device with a pool with one copy for each
+replica: memory, a killed replica, a killed holder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HELD = re.compile(r"held by process (\d+)")
 
 
 def holder_of(ours: Ours) -> int:
-    """The process that holds the weights; 0 where they are not shared."""
+    """The process that holds the weights; 0 if they are not shared."""
     found = _HELD.search(weights_of(ours))
     return int(found[1]) if found else 0
 
@@ -33,7 +33,7 @@ def pids(ours: Ours) -> tuple[int, ...]:
 
 
 def until_serving(ours: Ours, replicas: int, within: float, but: tuple[int, ...] = ()) -> float:
-    """Seconds until as many replicas serve, warm or slow, as processes other than `but`."""
+    """Seconds until this many replicas serve, warm or slow, in processes other than `but`."""
     began = time.perf_counter()
     while time.perf_counter() - began < within:
         every = status(ours.target).get("replicas", [])
@@ -45,7 +45,7 @@ def until_serving(ours: Ours, replicas: int, within: float, but: tuple[int, ...]
 
 
 def killed(ours: Ours, pid: int, replaced: tuple[int, ...], replicas: int, within: float) -> float:
-    """Seconds from the kill of `pid` until the processes `replaced` have been."""
+    """Seconds from the kill of `pid` until the processes `replaced` have been replaced."""
     os.kill(pid, signal.SIGKILL)
     return until_serving(ours, replicas, within, replaced)
 
@@ -78,7 +78,7 @@ def pool(given: Any, gpu: Gpu, replicas: int, flags: list[str]) -> None:
 def main() -> None:
     given = arguments(replicas=4)
     replicas, kind = 2 if given.small else given.replicas, str(given.device).partition(":")[0]
-    # On a CPU weights are shared where they run in another format than they are stored in.
+    # On a CPU, weights are shared if they run in another dtype than the stored one.
     flags = ["--device", kind, *(["--dtype", "bfloat16"] if kind == "cpu" else [])]
     gpu = Gpu()
     show(f"### {replicas} replicas of {given.bundle}")

@@ -50,7 +50,7 @@ THREE_B: dict[str, Any] = {
     "audio_config": {"model_type": "qwen2_5_omni_audio_encoder", "output_dim": 2048},
 }
 FRAMES = 500  # 5 s of sound
-PRINTABLE = 94  # the byte tokenizer of tests numbers these characters first
+PRINTABLE = 94  # the byte tokenizer of the tests gives these characters the first ids
 
 
 def config(small: bool) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def backbone(small: bool, device: torch.device) -> QwenOmniBackbone:
 def prepared(
     model: QwenOmniBackbone, rng: np.random.Generator, small: bool, task: Task
 ) -> Prepared:
-    """100 text tokens, a picture and 5 s of sound, as `prepare` returns them."""
+    """100 text tokens, a picture and 5 s of sound, in the form that `prepare` returns."""
     geometry, grid = model.geometry, grid_of(small)
     text = rng.integers(20, 600, 100)
     ids = [
@@ -122,7 +122,7 @@ def prepared(
 
 
 def row_flops(model: QwenOmniBackbone, row: Prepared, small: bool) -> float:
-    """2 x weights x positions of each part; attention's own products are left out, so a share of
+    """2 x weights x positions of each part; attention's own products are left out, so the share of
     the ceiling is a lower bound."""
     text, visual, audio = thinker.parts(model.model)
 
@@ -139,7 +139,8 @@ def row_flops(model: QwenOmniBackbone, row: Prepared, small: bool) -> float:
 
 
 def step_bytes(model: QwenOmniBackbone) -> int:
-    """Weights that one written token reads: the text stack without its embeddings, and the head."""
+    """Bytes of weights that are read for one generated token: the text stack without its
+    embeddings, and the head."""
     text, _, _ = thinker.parts(model.model)
     weights = sum(int(p.nbytes) for p in text.parameters())
     embedding = int(model.model.get_input_embeddings().weight.nbytes)
@@ -147,8 +148,8 @@ def step_bytes(model: QwenOmniBackbone) -> int:
 
 
 def write(out: Path, small: bool, device: torch.device) -> None:
-    """A served bundle of the random model. Only printable characters are ever the most probable:
-    texts stream, and none ends early."""
+    """A servable bundle of the random model. The most probable token is always a printable
+    character, so texts stream and never end early."""
     from tests.support import tinybundle
 
     values = tinybundle.thinker_config() | {"tie_word_embeddings": False}

@@ -1,4 +1,5 @@
-"""Texts: tokens a second beside what the weights' bytes allow, and what a step launches."""
+"""Texts: tokens a second compared with the limit set by reading the weights, and the launches of a
+step."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from pipelines.models.graphs import DirectCapture, GraphRecorder, choose_capture
 
 
 def record(writing: Writing, texts: int, room: int, batch: Batch) -> str:
-    """Records the step of so many texts; on a CPU over the same buffers, without a graph."""
+    """Records the step of `texts` texts; on a CPU over the same buffers, without a graph."""
     capture, _ = choose_capture(batch.prompt_ids.device)
     recorder = GraphRecorder(capture or DirectCapture())
     writing.record(recorder, [texts], [-(-room // 64) * 64], batch)

@@ -1,1 +1,1 @@
-"""What several benchmarks share: payloads, loads, other servers to compare with."""
+"""Code that several benchmarks share: payloads, loads, other servers to compare with."""

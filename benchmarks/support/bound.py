@@ -1,6 +1,7 @@
-"""(a) The bound: the pipeline called directly, no server, decode overlapped with the forward.
+"""(a) The bound: the pipeline called directly, without a server, with decoding overlapped with the
+forward.
 
-One process of possibly several; each pulls from its own endless supply of requests, prepares in
+Several processes may run this. Each takes requests from its own endless supply, prepares them in
 threads, and runs batches of a fixed size. Commands come as JSON lines, like load.py.
 """
 

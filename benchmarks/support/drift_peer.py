@@ -1,5 +1,5 @@
-"""One other drift monitor on recorded traffic, with its defaults; run by benchmarks/drift_peers.py
-in an environment that holds that monitor, pandas and nothing of this project.
+"""Runs one other drift monitor on recorded traffic, with its defaults. benchmarks/drift_peers.py
+runs it in an environment with that monitor and pandas, without this project.
 
     python drift_peer.py evidently|nannyml|whylogs TRAFFIC.npz
 
@@ -47,7 +47,7 @@ def evidently(reference: pd.DataFrame, windows: Windows) -> Flagged:
             shown = metric["config"]
             if "column" not in shown:
                 continue
-            # Distances above their threshold drift, p-values below it.
+            # Distances above their threshold count as drift, and p values below it.
             above = metric["value"] > shown["threshold"]
             if above != ("p_value" in shown["method"]):
                 flagged.append(shown["column"])
@@ -55,7 +55,7 @@ def evidently(reference: pd.DataFrame, windows: Windows) -> Flagged:
 
 
 def nannyml(reference: pd.DataFrame, windows: Windows) -> Flagged:
-    """Windows of one size only: thresholds are learnt from reference chunks of that size."""
+    """Windows of one size only: thresholds are learned from reference chunks of that size."""
     import nannyml as nml
 
     names = list(reference.columns)

@@ -1,9 +1,9 @@
 """Callers that may send more than a server can answer, each with a deadline.
 
-Runs as its own process and takes one JSON command a line, like load.py. Closed loop:
-`callers` send again as soon as they are answered, and after a refusal they follow
-`behaviour`. Open loop (`rate` above 0): requests arrive at random moments whatever becomes of them,
-as from very many users. The same client for every server; used by benchmarks/overload.py.
+Runs as its own process and takes one JSON command on each line, like load.py. Closed loop:
+`callers` send again as soon as they are answered, and after a refusal they follow `behaviour`. Open
+loop (`rate` above 0): requests arrive at random moments, whether or not they are answered, as from
+very many users. The same client for every server; used by benchmarks/overload.py.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from trefoil.errors import error_of
 
 METHOD = "/trefoil.v1.Inference/Predict"
 
-# After a refusal: seconds to wait, given the seconds the server named (0: none).
+# Seconds to wait after a refusal, given the seconds in the refusal (0: none).
 BACK_OFF_S, IMPATIENT_S, SPREAD = 0.5, 0.01, 0.25
 BEHAVIOURS: Mapping[str, Callable[[float], float]] = {
     "back-off": lambda _: BACK_OFF_S,
     "impatient": lambda _: IMPATIENT_S,
     "obedient": lambda named_s: (named_s or BACK_OFF_S) * (1 + SPREAD * random.random()),
 }
-# Refusals: what another moment may answer. Every other status but these and OK is an error.
+# Refusals that a retry may resolve. Every other status but these and OK is an error.
 REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
-MOST_OPEN = 4000  # requests of an open loop that wait at the same time; more are not sent
+MOST_OPEN = 4000  # requests of an open loop that wait at once; further ones are not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ class Command:
     deadline_s: float
     callers: int = 0
     behaviour: str = "back-off"
-    rate: float = 0.0  # requests a second; above 0: an open loop
+    rate: float = 0.0  # requests a second; above 0 makes an open loop
     connections: int = 16  # shared by the callers
-    warm_s: float = 1.0  # what finishes before is not counted
-    pace_s: float = 0.0  # a caller of a closed loop begins a request at most this often
+    warm_s: float = 1.0  # requests that finish earlier are not counted
+    pace_s: float = 0.0  # shortest time between two requests of a caller in a closed loop
 
 
 @dataclass(slots=True)
 class Observed:
-    """What became of the requests that finished while it counted."""
+    """The outcomes of the requests that finished while it counted."""
 
     counts: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,8 @@ class Observed:
 
 class Flood:
     def __init__(self, examples: list[pb.Example], expected: list[dict[str, float]]) -> None:
-        """`expected`: the probabilities of each example alone; empty: answers are not compared."""
+        """`expected`: the probabilities of each example alone; if empty, answers are not
+        compared."""
         self._requests = [
             pb.PredictRequest(examples=[example]).SerializeToString() for example in examples
         ]
@@ -122,7 +123,7 @@ class Flood:
 
     async def _caller(self, command: Command, send: Any, index: int, until: float) -> None:
         wait = BEHAVIOURS[command.behaviour]
-        # Callers that all begin in the same moment would stay in step.
+        # Callers that all begin at the same moment would stay in step.
         await asyncio.sleep(random.random() * (command.pace_s or 0.1))
         while (now := time.perf_counter()) < until:
             named_s = await self._one(send, command.deadline_s, until)
@@ -151,7 +152,7 @@ class Flood:
     async def _one(
         self, send: Callable[..., Awaitable[bytes]], deadline_s: float, until: float
     ) -> float | None:
-        """Seconds the server named in its refusal, 0 for none; None: answered in time."""
+        """The wait in the server's refusal in seconds, 0 if it has none; None: answered in time."""
         self._turn += 1
         index = self._turn % len(self._requests)
         began = time.perf_counter()
@@ -163,7 +164,7 @@ class Flood:
             named_s = error_of(error, "").retry_after_s
         ended = time.perf_counter()
         if ended > until:
-            return 0.0  # not counted: the load was no longer whole
+            return 0.0  # not counted, as the load was no longer complete
         observed = self._observed
         observed.codes[code] += 1
         kind = self._kind(code, named_s, response, index, ended - began > deadline_s)
@@ -194,7 +195,8 @@ class Flood:
 
 
 def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
-    """From the answer that the row alone got, in units in the last place; inf: not comparable."""
+    """The distance from the answer that the row alone gets, in units in the last place; inf: not
+    comparable."""
     result = answer.results[0]
     if not result.HasField("prediction"):
         return math.inf
@@ -205,13 +207,13 @@ def distance(answer: pb.PredictResponse, expected: dict[str, float]) -> float:
 
 
 def mark() -> None:
-    """A line at both ends of the counted time, for the process that measures its cost."""
+    """Prints a line at both ends of the counted time, for the process that measures its cost."""
     print(json.dumps({}), flush=True)
 
 
 def main() -> None:
     examples, expected = pool(48), []
-    if len(sys.argv) > 1:  # a bundle: answers are compared with those of each row alone
+    if len(sys.argv) > 1:  # given a bundle, answers are compared with those of each row alone
         from benchmarks.soak import single_answers
 
         expected = single_answers(sys.argv[1], examples)

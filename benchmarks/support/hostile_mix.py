@@ -1,11 +1,13 @@
-"""What a hostile peer does to a server, each kind over and over, at a low weight of the processor.
+"""The attacks of a hostile peer on a server, each kind repeated, at a low CPU priority.
 
 Runs as its own process until it is ended:
 
-    python -m benchmarks.support.hostile_mix ADDRESS SCRAPE
+    python -m benchmarks.support.hostile_mix ADDRESS SCRAPE [ONLY]
 
-One JSON line names the kinds before it begins, another at its end has how often each was done,
-refusals included. Payloads that attack decoders are not here: those are in tests/pipelines.
+ONLY: the kinds whose name has this text, else all.
+
+One JSON line names the kinds before it begins; another at the end has how often each was carried
+out, refusals included. Payloads that attack decoders are in tests/pipelines instead.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def text_row(text: str = "hum") -> pb.Example:
 
 
 def inputs() -> bytes:
-    """ModelInfer with 10,000 tiny inputs."""
+    """A ModelInfer request with 10,000 tiny inputs."""
     request = v2.ModelInferRequest(model_name="triage")
     for _ in range(10_000):
         one = request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
@@ -54,7 +56,7 @@ def inputs() -> bytes:
 
 
 def pins() -> bytes:
-    """200,000 expected stamps and 64 rows."""
+    """A request with 200,000 expected stamps and 64 rows."""
     stamps = [f"{index:064x}" for index in range(200_000)]
     return bytes(
         pb.PredictRequest(examples=[text_row()] * 64, expected_stamps=stamps).SerializeToString()
@@ -68,11 +70,12 @@ def tagged() -> bytes:
 
 
 class Mix:
-    """One method for each kind; each does its worst once."""
+    """One method for each kind; each carries out its attack once."""
 
-    def __init__(self, address: str, scrape: str) -> None:
+    def __init__(self, address: str, scrape: str, only: str = "") -> None:
         self.address = address
         self.scrape = scrape
+        self.only = only
         self.done: Counter[str] = Counter()
         self.bodies = {"inputs": inputs(), "pins": pins(), "tags": tagged()}
         self.half = message(15_900_000) + bytes(15_800_000)
@@ -101,6 +104,7 @@ class Mix:
             "labels in JSON": self.nested,
             "predictions": self.predictions,
         }
+        kinds = {name: attack for name, attack in kinds.items() if self.only in name}
         print(json.dumps(list(kinds)), flush=True)
         async with asyncio.TaskGroup() as group:
             for kind, attack in kinds.items():
@@ -247,14 +251,14 @@ class Mix:
             await channel.unary_unary(path)(request.SerializeToString(), timeout=CALL_S)
 
     async def predictions(self) -> None:
-        """Work that is in order, as much as one connection may ask for."""
+        """Valid requests, as many as one connection may have open."""
         request = pb.PredictRequest(examples=[text_row(f"row {n}") for n in range(8)])
         async with self.channel() as channel:
             await InferenceStub(channel).Predict(request, timeout=CALL_S)
 
 
-async def attack(address: str, scrape: str) -> None:
-    mix = Mix(address, scrape)
+async def attack(address: str, scrape: str, only: str = "") -> None:
+    mix = Mix(address, scrape, only)
     running = asyncio.create_task(mix.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     with suppress(asyncio.CancelledError):
@@ -263,6 +267,6 @@ async def attack(address: str, scrape: str) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # what is measured is the server, not the client of the attacks
+    os.nice(10)  # the server is measured, not the attacking client
     asyncio.run(attack(*sys.argv[1:]))
     os._exit(0)

@@ -1,8 +1,8 @@
-"""Closed-loop load: each caller sends its next request when the last one is answered.
+"""Closed-loop load: each caller sends its next request when its last one is answered.
 
-Runs as its own process and takes one JSON command a line on standard input
-({"targets": [...], "callers": C, "seconds": S, "mode": "stream" | "unary"}), so that its imports
-are paid once. Answers one JSON line. Used by benchmarks/serve.py; the same client for every server.
+Runs as its own process and takes one JSON command on each line of standard input ({"targets":
+[...], "callers": C, "seconds": S, "mode": "stream" | "unary"}), so that its imports are paid once.
+Answers one JSON line. Used by benchmarks/serve.py; the same client for every server.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def caller(
 ) -> int:
     failed = 0
     turn = index * 7
-    while not times or time.perf_counter() < until:  # at least one request in any time
+    while not times or time.perf_counter() < until:  # at least one request, however short the time
         request = pb.PredictRequest(request_id=f"{index}-{turn}")
         request.examples.append(examples[turn % len(examples)])
         turn += 1
@@ -68,7 +68,7 @@ async def caller(
 
 
 def at(times: list[float], share: float) -> float:
-    """Milliseconds; 0 when nothing was measured."""
+    """Milliseconds at this quantile; 0 when nothing was measured."""
     if not times:
         return 0.0
     return 1000 * sorted(times)[min(len(times) - 1, int(share * len(times)))]

@@ -1,4 +1,5 @@
-"""The requests every benchmark sends: 40 words, a 640x480 JPEG and a 2 s WAV each, no two alike."""
+"""The requests that every benchmark sends: each has 40 words, a 640x480 JPEG and a 2 s WAV, and no
+two are alike."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def pool(count: int, seed: int = 0) -> list[pb.Example]:
 
 
 def mixed_pool(count: int, seed: int = 0) -> list[pb.Example]:
-    """Every modality mix in turn, texts and sounds of varied length."""
+    """Every modality mix in turn, with texts and sounds of varied length."""
     rng = np.random.default_rng(seed)
     return [
         example(

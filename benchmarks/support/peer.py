@@ -1,5 +1,5 @@
-"""(c) A plain grpc.aio server without batching around the same pipeline: one worker process, one
-request a forward. benchmarks/serve.py starts as many of them as there are cores."""
+"""(c) A plain grpc.aio server around the same pipeline, without batching: one worker process, and
+one request in each forward. benchmarks/serve.py starts one for each core."""
 
 from __future__ import annotations
 

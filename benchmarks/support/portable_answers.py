@@ -1,4 +1,4 @@
-"""What one process answers to the requests of benchmarks.portable, as arrays in a file.
+"""Writes one process's answers to the requests of benchmarks.portable to a file of arrays.
 
 python -m benchmarks.support.portable_answers --out FILE.npz --requests FILE [--threads N]
     [--how buffers|offsets|beside|alone]
@@ -21,14 +21,14 @@ from proto import inference_pb2 as pb
 
 BATCH = 7  # one row of each modality mix
 RATES = (8_000, 11_025, 22_050, 44_100, 48_000)
-OFFSETS = (0, 1, 3, 4, 8, 15, 31)  # of a buffer, in float32 values
+OFFSETS = (0, 1, 3, 4, 8, 15, 31)  # offset of a buffer, in float32 values
 Answers = dict[str, NDArray[Any]]
 
 
 def answers(requests: Path, threads: int, how: str) -> Answers:
-    """What one process answers to the requests, in float32 arrays.
+    """One process's answers to the requests, as float32 arrays.
 
-    An array named MEASURE/ITEM is compared on its own; MEASURE/ITEM@N is the same item once more.
+    An array named MEASURE/ITEM is compared on its own; MEASURE/ITEM@N is a repetition of the item.
     """
     from benchmarks.support.bound import sample
     from pipelines.bundle import golden
@@ -93,7 +93,7 @@ def _probabilities(answer: Any) -> list[float]:
 
 
 def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answers:
-    """Every prompt token's state, and the logits behind the last one."""
+    """The state of every prompt token, and the logits after the last one."""
     import torch
 
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def _states(pipeline: Any, rows: Sequence[Any], kind: str, logits: bool) -> Answ
 
 
 def _clips(offsets: Sequence[int]) -> Answers:
-    """Log-mel of noise at the model's rate, and of clips that leave bands almost without signal."""
+    """Log-mel of noise at the model's rate, and of clips with bands almost without signal."""
     random = np.random.default_rng(3)
 
     def noise(count: int) -> NDArray[np.float32]:
@@ -143,7 +143,8 @@ def _log_mel(wave: NDArray[np.float32], rate: int, offset: int) -> NDArray[np.fl
 
 
 def _moved(pipeline: Any, rows: Sequence[Any], offset: int) -> list[Any]:
-    """The rows, and the weights in place, copied to that many values behind an aligned address."""
+    """The rows, and the weights in place, copied to an address this many values behind an aligned
+    one."""
     import torch
 
     def moved(tensor: Any) -> Any:
@@ -167,7 +168,7 @@ def _label_index(pipeline: Any) -> int:
 
 
 class Ballast:
-    """Blocks of random sizes that come and go, so that buffers lie elsewhere than without."""
+    """Blocks of random sizes that are allocated and freed, so that buffers get other addresses."""
 
     def __init__(self, on: bool) -> None:
         self._on = on

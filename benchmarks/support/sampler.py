@@ -1,4 +1,4 @@
-"""A figure that is looked at again and again while something else is measured."""
+"""Samples a figure repeatedly while something else is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Sampler(Generic[T]):
-    """`seen` has what `look` returned, at once and then every `every_s` seconds."""
+    """`seen` has the results of `look`, called at once and then every `every_s` seconds."""
 
     def __init__(self, look: Callable[[], T], every_s: float) -> None:
         self._look = look

@@ -1,5 +1,5 @@
-"""The stock model of benchmarks/stock.py behind LitServe. A module of its own: LitServe starts its
-workers with `spawn`, which imports the API class by name."""
+"""The stock model of benchmarks/stock.py behind LitServe. It is a separate module because LitServe
+starts its workers with `spawn`, which imports the API class by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorder alone: records put in, written, judged and kept."""
+"""Measures the recorder alone: records put in, written, evaluated and kept."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def records(n: int, features: int, slices: int, payload: int = 0) -> list[Record
 
 
 class Feed:
-    """Hands out records with fresh ids and the time of now, endlessly."""
+    """Returns records with new ids and the current time, endlessly."""
 
     def __init__(self, args: argparse.Namespace, payload: int = 0) -> None:
         self._made = records(20_000, args.features, args.slices, payload)
@@ -110,7 +110,8 @@ def opened(args: argparse.Namespace, folder: str) -> Telemetry:
 
 
 def writer(args: argparse.Namespace) -> None:
-    """As fast as it goes, the queue never empty and never full: what it sustains on one thread."""
+    """Records at full speed, with a queue that is never empty and never full: the rate that one
+    thread sustains."""
     with tempfile.TemporaryDirectory() as folder:
         telemetry, feed = opened(args, folder), Feed(args)
         telemetry._recorder.call(lambda: None)
@@ -166,7 +167,7 @@ def tick(args: argparse.Namespace) -> None:
 
 
 def week(args: argparse.Namespace) -> None:
-    """1,000 requests an hour."""
+    """A week of 1,000 requests an hour."""
     from server.telemetry.stamps.registry import StampRegistry
     from server.telemetry.store.database import open_database
     from server.telemetry.store.store import Store

@@ -1,7 +1,7 @@
-"""What telemetry and OpenTelemetry add to one request, and how fast the worst slices are found.
+"""The cost of telemetry and OpenTelemetry for one request, and the time to find the worst slices.
 
-Times are CPU time of one thread, the least of several rounds: a busy machine disturbs them little.
-The collector of `otel` runs beside, in a process of its own.
+Times are CPU time of one thread, the least of several rounds: a busy machine affects them little.
+The collector of `otel` runs in a separate process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from server.telemetry.settings import TelemetrySettings
 from server.telemetry.telemetry import Telemetry
 from server.types import Answer, Outcome, Work
 
-CALLS = 8000  # fewer than the queue holds: the thread behind it is not waited for
+CALLS = 8000  # fewer than fit into the queue, so the thread that empties it need not be waited for
 BUNDLE = ROOT / "pipelines/triage/bundle"
 GOAL_US = 60.0
 ROUNDS = 5
@@ -54,7 +54,7 @@ def least_us(
     clock: Callable[[], float],
     between: Callable[[], None] = lambda: None,
 ) -> float:
-    """Microseconds of one of `count`, in the best of ROUNDS; `between` is not counted."""
+    """Microseconds for one of `count`, in the best of ROUNDS; `between` is not counted."""
     best = float("inf")
     for _ in range(ROUNDS):
         between()
@@ -136,7 +136,7 @@ def extraction(args: argparse.Namespace) -> None:
         spent[mix].append(time.thread_time() - began)
         return found
 
-    prepare: Any = pipelines.prepare  # it imports what is timed, and does not export it
+    prepare: Any = pipelines.prepare  # its import is timed too, and it is not exported
     prepare.input_features = timed
     r = np.random.default_rng(0)
     for mix in ("text", "image", "audio", "text+image+audio"):
@@ -182,14 +182,14 @@ def fill(made: Instruments, count: int) -> None:
 
 
 def halted(share: float, prometheus: str = "") -> Instruments:
-    """Instruments whose draining thread has ended, so that its work can be done and timed here."""
+    """Instruments whose draining thread has ended, so that its work can be timed here."""
     made = Instruments(configuration_of(os.environ, prometheus, share), ABOUT, METHODS)
     made._worker.end()
     return made
 
 
 def path_and_drain(calls: int, share: float) -> tuple[float, float]:
-    """(request path, drain), microseconds a request."""
+    """(request path, drain), in microseconds for each request."""
     made = halted(share)
     path = drain = float("inf")
     for _ in range(ROUNDS):
@@ -205,7 +205,7 @@ def path_and_drain(calls: int, share: float) -> tuple[float, float]:
 
 
 def sdk_us(calls: int) -> float:
-    """The same seven values into the SDK's own histograms, one reader."""
+    """The same seven values into the SDK's own histograms, with one reader."""
     from opentelemetry.sdk.metrics import Histogram as Kind
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -249,7 +249,7 @@ def collect_ms() -> float:
 
 
 def longest_wait_ms() -> dict[str, float]:
-    """How late a 1 ms tick of an event loop is at worst: alone, and while a backlog is drained."""
+    """The longest delay of a 1 ms tick of an event loop: alone, and while a backlog is drained."""
 
     async def worst(made: Instruments | None) -> float:
         late = 0.0

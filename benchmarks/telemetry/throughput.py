@@ -1,11 +1,11 @@
-"""What being watched costs: the server with telemetry on against the same with it off.
+"""The cost of monitoring: the server with telemetry on against the same server with it off.
 
 On means telemetry, a Prometheus endpoint and consoles that watch. A third server, off like the
-second, is the control: two starts of one server were seen to differ by 4 % over twenty rounds, so
-that more rounds of one start prove nothing. All three therefore start again in every block, and are
-loaded in turn, each of them first, second and last equally often. Prints the ratio of each block
-for both pairs, and their geometric means with the standard error over blocks; and the CPU a request
-took in the front and in its replicas, which a busy machine disturbs less.
+second, is the control: two starts of one server differed by 4 % over twenty rounds, so more rounds
+of one start prove nothing. All three therefore start again in every block, and are loaded in turn,
+each of them first, second and last equally often. Prints the ratio of each block for both pairs,
+and their geometric means with the standard error over blocks; and the CPU a request took in the
+front and in its replicas, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from proto.observe_pb2_grpc import ObserveStub
 
 
 class Consoles:
-    """Streams that are read as a console reads them; counts their bytes."""
+    """Streams that are read as a console reads them, with a count of their bytes."""
 
     def __init__(self, target: str, count: int) -> None:
         self.bytes = [0] * count
@@ -61,7 +61,7 @@ NAMES = tuple(FLAGS)
 
 @dataclass(slots=True)
 class Spent:
-    """CPU seconds over `requests` that took `wall_s`."""
+    """CPU seconds for `requests` that took `wall_s`."""
 
     front_s: float = 0.0
     replicas_s: float = 0.0
@@ -101,7 +101,7 @@ class Block:
 
 
 def measure(load: LoadClient, number: int, arguments: argparse.Namespace) -> Block:
-    """Three fresh servers, started and loaded in an order that moves on with `number`."""
+    """Three new servers, started and loaded in an order that changes with `number`."""
     with ExitStack() as ends:
         servers = {}
         for name in rotated(number):
@@ -121,7 +121,7 @@ def measure(load: LoadClient, number: int, arguments: argparse.Namespace) -> Blo
 
 
 def rotated(number: int) -> tuple[str, ...]:
-    """Every order of the three comes once in six."""
+    """The order of the three; in six numbers every order occurs once."""
     names = NAMES if number // 3 % 2 == 0 else NAMES[::-1]
     first = number % 3
     return names[first:] + names[:first]

@@ -1,5 +1,5 @@
-"""What an operator does: acknowledge, silence, export, copy. Files are written by the bridge;
-actions reach servers through the cache, so that none is lost when the console ends."""
+"""The operator's actions: acknowledge, silence, export, copy. The bridge writes the files. Actions
+reach servers through the cache, so that none is lost when the console ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from console.state.dashboard import AlertLine, Board, ServerLine
 from console.state.domain import Action
 from console.state.timetext import clock_text, iso
 
-SHEET_WAITS_MS = 5000  # for what changed
+SHEET_WAITS_MS = 5000  # how long the incident sheet waits for the answer to *what changed*
 
 
 class Actions(QObject):
@@ -53,8 +53,8 @@ class Actions(QObject):
         bridge.acted.connect(self._acted)
         bridge.runbookRead.connect(self._show_runbook)
         bridge.answered.connect(self._answered)
-        self._sheet = -1  # number of the question that an incident sheet waits for
-        self._partial = ("", "")  # of the last CSV: its path, what is not in it
+        self._sheet = -1  # number of the question that the incident sheet waits for
+        self._partial = ("", "")  # the last CSV: its path, and a note of what it leaves out
 
     def _alert(self) -> AlertLine | None:
         found = self._window.alerts.current()
@@ -89,7 +89,7 @@ class Actions(QObject):
         dialog.open()
 
     def _silenced(self, line: AlertLine, dialog: AlertDialog) -> None:
-        """The end is given by the server's clock."""
+        """The silence ends by the server's clock, not by this machine's."""
         board = self._window.board
         now_s = self._clock() + (board.ahead_s if board is not None else 0.0)
         until = now_s + float(dialog.span.currentData()) + line.offset_ms / 1000
@@ -102,7 +102,7 @@ class Actions(QObject):
         self._window.notify("silence ended; sending it to the server")
 
     def ask(self, kind: str) -> None:
-        """A dialog about this kind of action, on the server selected or about the prediction."""
+        """Open the dialog for this kind of action, about the selected server or prediction."""
         if action_kinds.KINDS[kind].prediction:
             self._about_prediction(kind)
             return
@@ -113,7 +113,7 @@ class Actions(QObject):
         self._ask(kind, line)
 
     def _server(self) -> ServerLine | None:
-        """The server selected, or the one that needs attention most."""
+        """The selected server; without a selection, the server that needs attention most."""
         found = self._window.server.chosen
         if found is None:
             self._window.notify("no server is shown")
@@ -168,7 +168,8 @@ class Actions(QObject):
         self._window.notify(action_kinds.outcome(done, names))
 
     def runbook(self) -> None:
-        """Of the alert selected, where the alerts have the keyboard; else of the worst problem."""
+        """Show the runbook of the selected alert if the alerts panel has the keyboard focus,
+        otherwise the runbook of the worst problem."""
         board, kind = self._window.board, ""
         if self._window.focused_panel() is self._window.alerts:
             line = self._window.alerts.current()
@@ -225,7 +226,7 @@ class Actions(QObject):
         self.copy(csv_of(self._window.focused_panel()))
 
     def view_command(self) -> str:
-        """The command that shows this window again, anywhere."""
+        """The command line that opens this view again, on any machine."""
         board = self._window.board
         return command_lines.view(
             self._axis.view,
@@ -237,7 +238,7 @@ class Actions(QObject):
         )
 
     def view_link(self) -> str:
-        """The same as a link, for a desktop that has the console."""
+        """The same view as a link, for a machine where the console is installed."""
         board = self._window.board
         return links.link(
             self._axis.view,
@@ -252,7 +253,7 @@ class Actions(QObject):
         self.copy(self.view_link())
 
     def incident_sheet(self) -> None:
-        """Everything in sight and what is known behind it, as one file."""
+        """Write everything visible, and what explains it, into one HTML file."""
         board = self._window.board
         if board is None:
             return
@@ -265,7 +266,8 @@ class Actions(QObject):
             self._write_sheet(number, answer)
 
     def _write_sheet(self, number: int, changed: WhatChanged | None) -> None:
-        """Once: with what changed, or without it when the cache takes too long."""
+        """Write the sheet once: with the answer to *what changed*, or without it when the cache
+        takes too long."""
         board = self._window.board
         if board is None or number != self._sheet:
             return
@@ -286,7 +288,7 @@ class Actions(QObject):
 
 
 def _choices(kind: str, line: ServerLine) -> list[tuple[str, str]]:
-    """What can be chosen without asking the server: (text, value)."""
+    """The choices that are known without asking the server: (text, value)."""
     snapshot = line.snapshot
     if snapshot is None:
         return []
@@ -309,7 +311,8 @@ def _png(widget: QWidget) -> bytes:
 
 
 def csv_of(panel: Panel) -> str:
-    """A panel's table as CSV. A cell that a spreadsheet would run as a formula gets a quote."""
+    """A panel's table as CSV. A cell that a spreadsheet would run as a formula is prefixed with a
+    quote."""
     head, rows = panel.as_table()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,5 +1,5 @@
-"""The console's command line: its options, and the errors in them, reported before any
-window opens. It opens no file."""
+"""The console's command line: its options, and the errors in them, which are reported before any
+window opens. This module opens no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from console.state.recent_servers import RecentServers
 from console.state.timetext import parse_moment, parse_span
 
 DEFAULT_WINDOW = "10m"
-# As the panels call themselves, in the order in which they are read.
+# The names of the panels, in reading order.
 PANELS = (
     *("fleet", "server", "latency", "drift", "reference", "skew", "events"),
     *("predictions", "detail", "quality", "alerts", "changes", "compare"),
@@ -139,7 +139,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
 
 
 def view_of(arguments: argparse.Namespace) -> View:
-    """Raises ValueError with the message to show."""
+    """The view that the options ask for. Raises ValueError with the message to show."""
     end = parse_moment(arguments.at) if arguments.at else None
     return View(
         window_s=parse_span(arguments.window),
@@ -150,9 +150,9 @@ def view_of(arguments: argparse.Namespace) -> View:
 
 
 def follow_link(arguments: argparse.Namespace, recall: Callable[[], RecentServers]) -> bool:
-    """A `trefoil://` link in place of servers: its values go into `arguments`. It may come from
-    anybody: credentials go only to servers that were watched before. False without a link. Raises
-    ValueError."""
+    """Copy the values of a `trefoil://` link, given in place of servers, into `arguments`. Anyone
+    may have written the link, so credentials go only to servers that were watched before. Returns
+    False without a link. Raises ValueError."""
     given = [text for text in arguments.servers if links.is_link(text)]
     if not given:
         return False
@@ -190,7 +190,7 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 
 def check_address(text: str) -> str:
-    """`HOST:PORT`, `[v6]:PORT`, `unix:/PATH`. Raises ValueError with what is wrong."""
+    """Accepts `HOST:PORT`, `[v6]:PORT` and `unix:/PATH`. Raises ValueError with what is wrong."""
     if text.startswith("unix:/"):
         return text
     host, colon, port = text.rpartition(":")
@@ -202,7 +202,8 @@ def check_address(text: str) -> str:
 
 
 def check_access(arguments: argparse.Namespace) -> None:
-    """Files that are named exist, and no token goes out in plaintext. Raises ValueError."""
+    """Check that the named files exist and that no token is sent in plaintext. Raises
+    ValueError."""
     for flag in ("--ca", "--cert", "--key", "--token-file"):
         file = getattr(arguments, flag[2:].replace("-", "_"))
         if file is not None and not file.is_file():

@@ -1,4 +1,4 @@
-"""The only place where threads meet signals: the feed, the cache's writer and its readers on one
+"""The only place where threads meet Qt signals: the feed, the cache's writer and its readers on one
 side, the UI thread on the other. Nothing here waits."""
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ log = logging.getLogger(__name__)
 
 
 class Bridge(QObject):
-    """Owns every thread of the console. `addresses` None: offline, no server is contacted."""
+    """Owns every thread of the console. With `addresses` None the console is offline and contacts
+    no server."""
 
-    boardReady = Signal(object)  # Board, in the UI thread, the newest only
+    boardReady = Signal(object)  # the newest Board; emitted in the UI thread
     answered = Signal(int, object)  # number of the question, its answer
-    layoutKnown = Signal(str)  # what was saved; "" on the first start
-    decoded = Signal(object, object)  # Payload, tuple[Shown, ...]
-    acted = Signal(object, str, str)  # Action, done or refused, the outcome
-    bundlesKnown = Signal(str, object, str)  # server, (stamp, name, roles) of each, why not
+    layoutKnown = Signal(str)  # the saved layout; "" on the first start
+    decoded = Signal(object, object)  # KeptPayload, tuple[PayloadPart, ...]
+    acted = Signal(object, str, str)  # Action, "done" or "refused", the outcome as a sentence
+    # Server, (stamp, name, roles) of each bundle, the error if any.
+    bundlesKnown = Signal(str, object, str)
     searched = Signal(int, object)  # number of the search, Searched
     runbookRead = Signal(str, str)  # kind, the page as Markdown
-    written = Signal(str, str)  # path of a file, what went wrong
+    written = Signal(str, str)  # path of the file, the error if any
     _waiting = Signal()
     _opened = Signal(object, str)
 
@@ -83,7 +85,7 @@ class Bridge(QObject):
         self._closed = False
 
     def start(self) -> None:
-        """The cache first: it is what the first picture is made of."""
+        """Start the cache first: the first picture is drawn from it."""
         self._garbage.start()
         self._boards.start()
 
@@ -91,13 +93,15 @@ class Bridge(QObject):
         self._boards.set_view(view)
 
     def ask(self, question: Query) -> int:
-        """Read something from the cache; the answer comes by `answered` with this number."""
+        """Read something from the cache; `answered` delivers the answer with the returned
+        number."""
         self._asked += 1
         self._queries.ask(self._asked, question)
         return self._asked
 
     def search(self, wanted: SearchServers) -> int:
-        """Ask the servers; `searched` comes with this number once the cache has what they sent."""
+        """Search on the servers; `searched` is emitted with the returned number once the cache
+        holds the rows they sent."""
         self._asked += 1
         number, hub = self._asked, self._hub
         if hub is None:
@@ -115,7 +119,7 @@ class Bridge(QObject):
         return number
 
     def decode(self, payload: KeptPayload) -> None:
-        """Pictures and sounds are unpacked beside the UI thread; `decoded` brings them."""
+        """Decode pictures and sounds outside the UI thread; `decoded` delivers them."""
 
         def work() -> None:
             from console.app.media import parts_of
@@ -126,7 +130,7 @@ class Bridge(QObject):
         self._pool.start(work)
 
     def write_file(self, path: Path, content: bytes | QImage) -> None:
-        """`written` reports the result."""
+        """Write a file; `written` reports the result."""
 
         def work() -> None:
             trouble = ""
@@ -143,7 +147,7 @@ class Bridge(QObject):
         self._pool.start(work)
 
     def read_runbook(self, kind: str) -> None:
-        """`runbookRead` brings the page."""
+        """Read the built-in page about a kind of problem; `runbookRead` delivers it."""
         self._pool.start(lambda: self.runbookRead.emit(kind, next_steps.page(kind)))
 
     def retry_now(self) -> None:
@@ -153,7 +157,7 @@ class Bridge(QObject):
     def act(
         self, server: str, kind: str, target: str, note: str, until_s: float = 0, undo: bool = False
     ) -> None:
-        """Keep the action in the cache; it is sent from there, now or when the server is back."""
+        """Store the action in the cache. It is sent from there, now or when the server is back."""
         self.add(
             Action(
                 id=0,
@@ -169,14 +173,14 @@ class Bridge(QObject):
         )
 
     def add(self, action: Action) -> None:
-        """The same, of an action that is whole."""
+        """Like `act`, for an action that is already complete."""
         self._writer.add_action(action)
 
     def user(self) -> str:
         return _user()
 
     def ask_bundles(self, server: str, wanted: Sequence[str]) -> None:
-        """The bundles with one of these roles there; `bundlesKnown` brings them."""
+        """Ask a server for its bundles with one of these roles; `bundlesKnown` delivers them."""
         hub = self._hub
         if hub is None:
             self.bundlesKnown.emit(server, [], "offline: no server is contacted")
@@ -203,7 +207,7 @@ class Bridge(QObject):
         self._boards.close()
         self._garbage.stop()
 
-    # Called from other threads, up to `_acted`.
+    # Everything from here to `_acted` is called from other threads.
     def _publish(self, board: Board) -> None:
         self._writer.behind_s = max(0.0, -board.ahead_s)
         with self._lock:
@@ -248,7 +252,7 @@ class Bridge(QObject):
             self._writer.end_action(action.id, state, detail)
             self.acted.emit(action, state, detail)
 
-    # In the UI thread.
+    # From here on everything runs in the UI thread.
     def _deliver(self) -> None:
         with self._lock:
             board, self._newest = self._newest, None
@@ -281,7 +285,8 @@ class Bridge(QObject):
         self._hub = hub
 
     def _send_waiting(self, board: Board) -> None:
-        """Actions that no server has yet, one try every few seconds while the server is heard."""
+        """Send actions that have not reached a server yet: one attempt every few seconds while the
+        link to the server is live."""
         if self._hub is None:
             return
         live = {line.address for line in board.servers if line.link.state == "live"}
@@ -297,8 +302,8 @@ class Bridge(QObject):
                 self._hub.act(action, self._acted)
 
     def _send_once(self, action: Action, live: set[str], now: float) -> None:
-        """What changes a server is done when it was asked for, or not at all: not again by itself,
-        and not by the next start of the console."""
+        """Send an action that changes a server when the operator asks for it, or never: it is not
+        retried, and the next start of the console does not send it."""
         if action.id in self._sent or self._hub is None:
             return
         away = [server for server in action.server.split() if server not in live]

@@ -1,8 +1,8 @@
-"""Cycles of Python objects are collected in the UI thread alone.
+"""Collects cycles of Python objects in the UI thread only.
 
-CPython collects in whichever thread happens to allocate once too often. A cycle that holds a
-widget or a signal would then be destroyed by a thread that reads the cache, while Qt still uses it
-in the UI thread: a segmentation fault, seconds or days later.
+CPython runs its garbage collector in whichever thread happens to reach the allocation threshold. A
+cycle that holds a widget or a signal could then be destroyed by a thread that reads the cache,
+while Qt still uses it in the UI thread. The result is a segmentation fault, seconds or days later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ EVERY_MS = 500
 
 
 def collect_due() -> None:
-    """What the automatic collection would do by now: by CPython's counts and thresholds."""
+    """Run the generations that the automatic collector would run now, by CPython's own counts and
+    thresholds."""
     for generation in (2, 1, 0):
         if gc.get_count()[generation] > gc.get_threshold()[generation]:
             gc.collect(generation)
@@ -23,7 +24,7 @@ def collect_due() -> None:
 
 
 class GarbageTimer(QObject):
-    """Between `start` and `stop` nothing but the thread of this object collects."""
+    """Between `start` and `stop`, only the thread of this object collects."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)

@@ -1,4 +1,4 @@
-"""What every key does: the one list behind the shortcuts, the palette and the key sheet."""
+"""What each key does: the one list behind the shortcuts, the palette and the key sheet."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ACTS = (
 
 
 def commands_of(window: Window, actions: Actions, navigation: Navigation) -> list[Command]:
-    """All commands, in the order in which they are shown."""
+    """All commands, in display order."""
     found: list[Command] = []
     axis = window.axis
 

@@ -1,5 +1,5 @@
-"""Where the panels stand: the splitters, the pages with their tabs, and how all that is remembered.
-It knows the panels as widgets with a name, and nothing of what they show."""
+"""Where the panels are: the splitters, the pages with their tabs, and how all of that is saved. To
+this module a panel is a widget with a name; it does not know what a panel shows."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ BESIDE = ("fleet", "server")  # on the left of every page
 
 
 class PanelLayout(QObject):
-    """`jump` passes on what a mark at the foot of a page leads to."""
+    """`jump` passes on where a click on a mark below a page leads."""
 
     jump = Signal(str, str, float)
-    turned = Signal()  # another page, or a panel alone: what is visible changed
+    turned = Signal()  # another page, or a panel alone: the visible panels changed
 
     def __init__(self, panels: Mapping[str, Panel], style: Style, axis: TimeAxis) -> None:
         super().__init__()
@@ -60,7 +60,8 @@ class PanelLayout(QObject):
         return {"left": left, "overview": overview, "top": top, "right": right, "bottom": bottom}
 
     def _beside(self) -> None:
-        """Pages beside the overview. Each carries the time axis at its foot, to brush it there."""
+        """Build the pages beside the overview. Each has the time axis at its foot, so that it can
+        be brushed there."""
         p = self._panels
         asking = _split(HORIZONTAL, (p["predictions"], 60), (p["detail"], 40))
         looking = _split(HORIZONTAL, (p["changes"], 53), (p["compare"], 47))
@@ -100,7 +101,7 @@ class PanelLayout(QObject):
         self.show_page(0)
 
     def show_board(self, board: Board) -> None:
-        """Into the panels that can be seen; the others keep it for when they are."""
+        """Give the board to the visible panels; the hidden ones keep it until they are shown."""
         for panel in self._panels.values():
             if panel.isVisible():
                 panel.show_board(board)
@@ -117,7 +118,7 @@ class PanelLayout(QObject):
         self.turned.emit()
 
     def bring(self, name: str) -> Panel:
-        """The panel in sight, on whatever page it is."""
+        """Show the panel, whatever page it is on, and return it."""
         panel = self._panels[name]
         if self.alone is not None and self.alone is not panel:
             self.maximise(self.alone)
@@ -126,13 +127,13 @@ class PanelLayout(QObject):
         return panel
 
     def maximise(self, panel: Panel) -> None:
-        """One panel alone, or all again."""
+        """Show this panel alone, or all panels again."""
         again = self.alone is not None
         self.alone = None if again else panel
         for other in self._panels.values():
             other.setVisible(again or other is panel)
         for part in self._splitters.values():
-            # One whose panels are all hidden would keep its room, empty.
+            # A splitter whose panels are all hidden would keep its space and leave it empty.
             part.setVisible(again or part.isAncestorOf(panel))
         self.pages.setVisible(again or self.pages.isAncestorOf(panel))
         self.turned.emit()
@@ -144,17 +145,17 @@ class PanelLayout(QObject):
             self._splitters[name].restoreState(sizes)
 
     def text(self, window: QMainWindow, theme: str, zoom: float) -> str:
-        """What is worth remembering: sizes, the window's place, the page, the theme, the size
-        of the text (0: what suits the window)."""
+        """The layout to save: sizes, the window's geometry, the page, the theme and the text size
+        (0: chosen for the window)."""
         sizes = {name: _text(part.saveState()) for name, part in self._splitters.items()}
         page = self.pages.currentIndex()
         found = {"sizes": sizes, "window": _text(window.saveGeometry()), "page": page}
         return json.dumps({**found, "theme": theme, "zoom": zoom})
 
     def restore(self, saved: str, window: QMainWindow, given: Container[str]) -> tuple[str, float]:
-        """As it was at the last exit, but for what is `given` ("size", "page"); anything unreadable
-        is the standard. Returns the theme and the size of the text that were chosen; "" and 0 for
-        what was not."""
+        """Restore the saved layout except for what is `given` ("size", "page"). Unreadable values
+        are replaced by the defaults. Returns the chosen theme and text size, "" and 0 where none
+        was chosen."""
         try:
             found = json.loads(saved) if saved else {}
         except ValueError:
@@ -185,7 +186,7 @@ def _bytes(text: str) -> QByteArray:
 
 
 def _split(direction: Qt.Orientation, *parts: tuple[QWidget, int]) -> QSplitter:
-    """A splitter whose parts share the room as given."""
+    """A splitter whose parts divide the space by the given shares."""
     found = QSplitter(direction)
     found.setHandleWidth(5)
     found.setChildrenCollapsible(False)

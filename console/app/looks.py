@@ -1,4 +1,4 @@
-"""The questions of the two looks, what changed and compare, to the cache; asked again once the
+"""Sends the questions of the panels *what changed* and *compare* to the cache, and again once the
 servers have sent the rows that the cache did not hold."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from console.panels.changes import ChangesPanel
 from console.panels.compare import ComparePanel
 from console.state.query_types import ReadChanges, ReadComparison, SearchServers
 
-STOPS_MS = 250  # a brush that is drawn asks where it ends
+STOPS_MS = 250  # while a brush is being drawn, the questions wait until it stops
 
 
 class Looks(QObject):
@@ -41,7 +41,7 @@ class Looks(QObject):
         self._soon.start()
 
     def _ask(self) -> None:
-        """The cache at once; the servers for each window, the newest rows of each."""
+        """Ask the cache at once, and the servers for the newest rows of each window."""
         self._read()
         changes, compared = self._wanted
         spans = [changes.before, changes.after] if changes is not None else []

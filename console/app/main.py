@@ -1,4 +1,4 @@
-"""`console HOST:PORT …`: the window, and the end of every thread."""
+"""`console HOST:PORT …`: opens the window, and ends every thread when it closes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from console.plots.style import Style
 
 FAILED, USAGE = 1, 2
-LOCAL = "127.0.0.1:8433"  # where a server listens unless it is given another address
-PICTURE_WITHIN_S = 90.0  # also of servers that never answer
+LOCAL = "127.0.0.1:8433"  # the address where a server listens by default
+PICTURE_WITHIN_S = 90.0  # a screenshot is taken after this time, even if some servers never answer
 
 
 def cache_path() -> Path:
-    """One cache for all fleets: rows are kept by server."""
+    """The path of the cache. One file serves all fleets, as its rows are kept by server."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("trefoil-console")) / "cache.db"
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def servers_of(arguments: argparse.Namespace) -> list[str]:
-    """Those that are named, else those of the previous start, else the one on this machine. Raises
-    ValueError for an address that is malformed."""
+    """The named servers; without any, those of the previous start; without those, the one on this
+    machine. Raises ValueError for a malformed address."""
     if arguments.again:
         return _again(arguments)
     named = [check_address(server) for server in arguments.servers]
@@ -77,8 +77,8 @@ def servers_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:
-    """The servers of the previous start, into `arguments` how they were reached. With none, the
-    window opens on what the cache holds: a menu's entry must show something."""
+    """The servers of the previous start; how they were reached goes into `arguments`. Without any,
+    the window opens on the cache: started from a desktop menu, the console must show something."""
     if arguments.servers:
         raise ValueError("--again takes no servers: it reuses those of the previous start")
     servers = _recalled(arguments)
@@ -97,7 +97,7 @@ def _recalled(arguments: argparse.Namespace) -> list[str]:
 
 
 def _need_display(arguments: argparse.Namespace) -> None:
-    """Without one Qt would abort the process. A picture needs none. Raises ValueError."""
+    """Without a display Qt would abort the process. A screenshot needs none. Raises ValueError."""
     if sys.platform != "linux" or os.environ.get("QT_QPA_PLATFORM"):
         return
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
@@ -122,12 +122,13 @@ def _run(
     from console.app.timeaxis import TimeAxis
     from console.plots.style import Style
 
-    # Three threads beside the UI's; a picture must not wait 5 ms for each of them in turn.
+    # Three threads run beside the UI thread; a screenshot must not wait 5 ms for each in turn.
     sys.setswitchinterval(0.001)
     application = QApplication(sys.argv[:1])
     application.setApplicationName("trefoil-console")
     application.setApplicationVersion(program.version())
-    QGuiApplication.setDesktopFileName("trefoil-console")  # whose icon and name a desktop shows
+    # The desktop shows the icon and name of this entry.
+    QGuiApplication.setDesktopFileName("trefoil-console")
     application.setStyle("Fusion")
     name = arguments.theme if arguments.theme != "auto" else _system_theme()
     style = Style(THEMES[name])
@@ -148,7 +149,8 @@ def _run(
     bridge.show_view(view)
     bridge.start()
     window.show()
-    gc.freeze()  # modules and the window stay: later collections (garbage.py) need not visit them
+    # Modules and the window live on: later collections (garbage.py) need not visit them.
+    gc.freeze()
     if arguments.panel or arguments.filter:
         panel = arguments.panel or "predictions"
         key = arguments.filter if panel == "predictions" else ""
@@ -156,7 +158,7 @@ def _run(
     if arguments.screenshot is not None:
         _picture_soon(window, arguments.screenshot)
     signal.signal(signal.SIGINT, lambda *_: application.quit())
-    wake = QTimer()  # Python sees a signal only between two of its own instructions
+    wake = QTimer()  # Python handles a signal only between two of its own instructions
     wake.start(200)
     wake.timeout.connect(lambda: None)
     try:
@@ -181,7 +183,7 @@ def open_window(
 
 
 def _given(arguments: argparse.Namespace) -> frozenset[str]:
-    """What the command line sets for the window: it overrides what is remembered."""
+    """What the command line sets for the window; it overrides the saved layout."""
     asked = {
         "size": bool(arguments.size or arguments.screenshot),
         "page": bool(arguments.panel or arguments.filter or arguments.screenshot),
@@ -211,7 +213,8 @@ def _fitting() -> tuple[int, int]:
 
 
 def _picture_soon(window: Window, path: Path) -> None:
-    """Once the servers have answered, and nothing has been missing for two seconds."""
+    """Take the screenshot once the servers have answered and no rows have been missing for two
+    seconds."""
     from PySide6.QtCore import QTimer
     from PySide6.QtWidgets import QApplication
 
@@ -236,7 +239,7 @@ def _picture_soon(window: Window, path: Path) -> None:
 
 
 def _whole(board: Board) -> bool:
-    """Every server has answered or is lost, and what was sent is written and compared."""
+    """Whether every server has answered or is lost, and everything sent is written and compared."""
     unsure = any(line.link.state in ("connecting", "catching up") for line in board.servers)
     compared = board.comparison is not None or not board.drift
     return not unsure and not board.usage.rows_waiting and compared

@@ -1,5 +1,5 @@
-"""A kept payload into what can be shown: texts, a bounded picture, a sound as samples and
-spectrogram. Runs in a worker thread; what cannot be decoded is described instead."""
+"""Turns a kept payload into what can be shown: texts, a bounded picture, a sound as samples and
+spectrogram. Runs in a worker thread. A part that cannot be decoded gets a description instead."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from console.state.units import size
 from proto import inference_pb2
 
 MOST_PIXELS = 50_000_000
-SHOWN_PIXELS = 480  # of the longer side
+SHOWN_PIXELS = 480  # pixels of the longer side
 FORMATS = (b"png", b"jpeg", b"jpg", b"bmp", b"gif", b"webp")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PayloadPart:
-    """One part of the example. `caption` describes it, or why it cannot be shown."""
+    """One part of the example. `caption` describes it, or explains why it cannot be shown."""
 
     kind: str  # text | image | audio | other
     caption: str
@@ -37,7 +37,7 @@ class PayloadPart:
 
 
 def parts_of(body: bytes) -> tuple[PayloadPart, ...]:
-    """What a serialized Example holds, in its order."""
+    """The parts of a serialized Example, in order."""
     example = inference_pb2.Example()
     try:
         example.ParseFromString(body)
@@ -130,7 +130,7 @@ def spectrogram(
 def waveform(
     samples: NDArray[np.float32], columns: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Least and greatest sample of each column of pixels."""
+    """The lowest and highest sample in each column of pixels."""
     if not len(samples):
         return np.zeros(columns, np.float32), np.zeros(columns, np.float32)
     edges = np.linspace(0, len(samples), columns + 1).astype(np.int64)

@@ -28,7 +28,7 @@ class Navigation(QObject):
         self._clock = clock
 
     def _now(self) -> float:
-        """By the axis, which servers that simulate time set."""
+        """The current time on the time axis, which simulated clocks of servers can move."""
         board = self._window.board
         return self._clock() + (board.ahead_s if board is not None else 0.0)
 
@@ -68,7 +68,7 @@ class Navigation(QObject):
             self._window.notify("this is the newest of what was shown")
 
     def annotate(self) -> None:
-        """About the brush, the cross-hair where it stands, or now."""
+        """Add a note about the brush, else about the locked cross-hair, else about now."""
         board = self._window.board
         if board is None or not board.servers:
             self._window.notify("no server is watched that could keep a note")
@@ -80,14 +80,14 @@ class Navigation(QObject):
         dialog.open()
 
     def _send_note(self, span: tuple[float, float], text: str) -> None:
-        """One id for all servers, so that it is one note."""
+        """Send the note to all servers under one id, so that it counts as one note."""
         identity = secrets.token_hex(16)
         target = LABEL.join((identity, *(str(int(at_s * 1000)) for at_s in span)))
         self._to_all(target, text, undo=False)
         self._window.notify("annotated; sending it to every server")
 
     def remove_note(self) -> None:
-        """The one selected under Events."""
+        """Delete the note that is selected under Events."""
         row = self._window.events.table.row()
         if not isinstance(row, TimelineEvent) or row.kind != "note":
             self._window.focus_panel("events")

@@ -1,4 +1,4 @@
-"""Desktop notifications: for alerts that begin, never for those that go on."""
+"""Desktop notifications for alerts that begin. An alert that continues is not shown again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from console.plots.style import Style
 from console.state.dashboard import AlertLine, Board
 from console.state.status_messages import quiet
 
-NEW_S = 120.0  # older ones were there before the console started
+NEW_S = 120.0  # older alerts began before the console started
 
 
 def beginning(board: Board, seen: set[tuple[str, str]]) -> list[AlertLine]:
-    """Critical alerts that are new: not acknowledged, not silenced, not notified before."""
+    """New critical alerts: not acknowledged, not silenced, not shown before."""
     return [
         line
         for line in board.alerts
@@ -60,7 +60,7 @@ class Notices:
         self._tray.showMessage(f"{first.name}: critical{more}", first.row.summary[:300])
 
     def _icon(self) -> QIcon:
-        """The state as shape and colour, for the task bar."""
+        """The state as a shape and a colour, for the task bar."""
         picture = QPixmap(64, 64)
         picture.fill(self._style.theme.color("background"))
         painter = QPainter(picture)

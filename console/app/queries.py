@@ -1,5 +1,5 @@
-"""The questions of the prediction panels to the cache, and the answers back to the panel that
-asked; an answer that came too late for its question is dropped."""
+"""Sends the questions of the prediction panels to the cache, and the answers back to the panel that
+asked. An answer that arrives after its question was replaced is dropped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from console.state.query_types import (
     SearchServers,
 )
 
-STOPS_MS = 250  # a brush that is drawn asks the servers where it ends
+STOPS_MS = 250  # while a brush is being drawn, the servers are not asked until it stops
 
 
 class Queries(QObject):
@@ -50,7 +50,8 @@ class Queries(QObject):
         self._playing = ""
         self._wanted: FindPredictions | None = None
         self._search = 0
-        self._lost: tuple[int, str, str] = (0, "", "")  # search for one row: number, server, id
+        # The search for one row: its number, server, prediction id.
+        self._lost: tuple[int, str, str] = (0, "", "")
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(STOPS_MS)
@@ -72,7 +73,8 @@ class Queries(QObject):
             self._soon.start()
 
     def _ask_servers(self) -> None:
-        """The cache holds the rows that were kept or looked at; the servers hold all."""
+        """Ask the servers too: the cache holds only rows that were kept or looked at, the servers
+        hold all."""
         if self._wanted is not None:
             wanted = SearchServers(self._wanted.server_line, self._wanted.span)
             self._search = self._bridge.search(wanted)
@@ -111,12 +113,13 @@ class Queries(QObject):
         self._lost = (self._bridge.search(wanted), server, prediction_id)
 
     def _play(self, sound: bytes) -> None:
-        """By the system's own player: Qt's multimedia module is as large as all the rest."""
+        """Play the sound with the system's own player: Qt's multimedia module is as large as all
+        the rest."""
         from pathlib import Path
 
         import platformdirs
 
-        # Not in a folder that others may write to: the name can be guessed.
+        # Not in a folder where others can write: the file name can be guessed.
         path = Path(platformdirs.user_cache_dir("trefoil-console")) / "sound.wav"
         self._playing = str(path)
         self._bridge.write_file(path, sound)

@@ -1,5 +1,5 @@
-"""The incident sheet: one HTML file with everything in it, for the post-mortem. It opens anywhere,
-asks for nothing, and runs nothing: whatever came from a server is escaped."""
+"""The incident sheet: one HTML file with everything in it, for the post-mortem. It opens in any
+browser, loads nothing and runs nothing: all text from a server is escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from console.state.timetext import clock_text, iso
 from console.state.units import milliseconds, share
 
 MOST_EVENTS = 100
-BEFORE_S = 3600.0  # what changed before: this long before the window
+BEFORE_S = 3600.0  # what changed is compared with the window this long before
 CHANGES = ("deploy", "link", "action")
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; color: #18202a; }
@@ -37,7 +37,7 @@ def html(
     link: str = "",
     changed: WhatChanged | None = None,
 ) -> str:
-    """`pictures` are (name, PNG); `link` opens the view where the console is installed; `changed`
+    """`pictures` are (name, PNG). `link` opens the view where the console is installed. `changed`
     ranks what explains the rise of bad rows. Times are UTC."""
     state = board.fleet_state
     parts = [
@@ -137,7 +137,8 @@ def _alerts(board: Board) -> str:
 
 
 def _changed(found: WhatChanged | None) -> str:
-    """Ranked by how much of the rise each explains: its part of it minus its share before."""
+    """A table ranked by how much of the rise each entry explains: its part of the rise minus its
+    share of the rows before."""
     if found is None:
         return "<p>not known: the cache did not answer in time</p>"
     sentences = "".join(f"<li>{escape(text)}</li>" for text in found.sentences)

@@ -1,5 +1,5 @@
-"""Colours, fonts and sizes by token. Series never use the status colours, and a status always has
-a shape and a text beside its colour."""
+"""Colours, fonts and sizes by token. Series never use the status colours, and a status always has a
+shape and a text beside its colour."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Theme:
     ramp: tuple[str, ...]
 
     def hex(self, tone: str) -> str:
-        """The colour of a tone: a token, a severity, a drift level, or a colour as it is."""
+        """The colour for a tone: a token, a severity, a drift level, or a hex colour unchanged."""
         if tone.startswith("#"):
             return tone
         alias = {
@@ -64,7 +64,7 @@ def _color(text: str, alpha: int) -> QColor:
     return found
 
 
-# token, then its colour in the dark, the light and the contrast theme.
+# Token, then its colour in the dark, the light and the contrast theme.
 _COLOURS = """
 background #0d1117  #eef1f4  #000000
 panel      #151b23  #ffffff  #000000
@@ -119,7 +119,8 @@ THEMES = {theme.name: theme for theme in (DARK, LIGHT, CONTRAST)}
 
 
 def fonts() -> tuple[QFont, QFont]:
-    """(for text, for numbers): the system's sans, and the first fixed-width font found."""
+    """(text font, number font): the system's sans-serif font, and the first fixed-width font
+    found."""
     text_font = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
     text_font.setPixelSize(12)
     families = set(QFontDatabase.families())
@@ -173,8 +174,8 @@ def palette(theme: Theme) -> QPalette:
 
 
 def sheet(theme: Theme, zoom: float = 1.0) -> str:
-    """The style sheet: frames and controls only; everything else is painted from tokens. `zoom`:
-    the size of the text against the usual one."""
+    """The style sheet covers frames and controls only; everything else is painted from tokens.
+    `zoom` is the text size relative to the default."""
     t = theme
 
     def px(pixels: int) -> str:

@@ -1,4 +1,4 @@
-"""The one time axis: what window all panels show, the brush, and the shared cross-hair."""
+"""The one time axis: the window that all panels show, the brush, and the shared cross-hair."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from console.state.dashboard import View
 from console.state.timetext import LONGEST_S, SHORTEST_S
 
 SIMULATED_WINDOW_S = 2 * 86400.0
-MOST_REMEMBERED = 50  # ranges to go back to
-TOGETHER_S = 0.8  # a drag or a turn of the wheel is one step of the history
+MOST_REMEMBERED = 50  # ranges kept for going back
+# Changes closer together than this (a drag, a turn of the wheel) are one step of the history.
+TOGETHER_S = 0.8
 Shown = tuple[float, float | None, tuple[float, float] | None]  # window, end, brush
 
 
 class TimeAxis(QObject):
-    """`view` is what is asked of the cache; `span` is what the last board shows."""
+    """`view` is what the cache is asked for; `span` is what the last board shows."""
 
     viewChanged = Signal(object)
     cursorChanged = Signal(float)
@@ -29,7 +30,8 @@ class TimeAxis(QObject):
         super().__init__()
         self.view = view
         self._real = clock
-        self.ahead_s = 0.0  # the axis against this machine's clock, where servers simulate time
+        # How far the axis is ahead of this machine's clock, where servers simulate time.
+        self.ahead_s = 0.0
         self.speed = 1.0
         end = view.end_s if view.end_s is not None else self._clock()
         self.span = (end - view.window_s, end)
@@ -44,8 +46,9 @@ class TimeAxis(QObject):
         return self._real() + self.ahead_s
 
     def follow(self, ahead_s: float, speed: float) -> None:
-        """The clock of the last board. Ten minutes of simulated time may pass in a blink: a live
-        window keeps the time in which it passes, and is two days long at most."""
+        """Take over the clock of the last board. When simulated time begins, a live window is
+        stretched by its speed, as ten minutes may pass in an instant; it becomes two days long at
+        most."""
         began = speed > 1 and self.speed <= 1
         self.ahead_s, self.speed = ahead_s, speed
         if began and self.view.live:
@@ -69,11 +72,11 @@ class TimeAxis(QObject):
         self._future.clear()
 
     def back(self) -> bool:
-        """What was shown before; False where there is nothing."""
+        """Go back to the range shown before; False if there is none."""
         return self._step(self._past, self._future)
 
     def forward(self) -> bool:
-        """What was shown before `back`."""
+        """Return to the range shown before `back`; False if there is none."""
         return self._step(self._future, self._past)
 
     def _step(self, source: list[Shown], other: list[Shown]) -> bool:
@@ -90,14 +93,14 @@ class TimeAxis(QObject):
         return True
 
     def show_range(self, from_s: float, to_s: float, live: bool) -> None:
-        """A range that was chosen: no brush; one that ends now follows the clock."""
+        """Show a chosen range and drop the brush. A range that ends now follows the clock."""
         window = min(max(to_s - from_s, SHORTEST_S), LONGEST_S)
         self.change(window_s=window, end_s=None if live else to_s, brush=None)
         self.span = (to_s - window, to_s)
         self.brushChanged.emit()
 
     def shown(self, span: tuple[float, float]) -> None:
-        """A board with this span is on the screen now."""
+        """A board with this span is now on the screen."""
         self.span = span
 
     def brush(self, from_s: float, to_s: float) -> None:
@@ -106,7 +109,8 @@ class TimeAxis(QObject):
         self.brushChanged.emit()
 
     def brush_middle(self) -> None:
-        """With the keyboard: around the cross-hair or near the end; again: half as wide again."""
+        """Draw the brush by keyboard: around the cross-hair or near the end. Pressed again, make it
+        wider by half."""
         low, high = self.span
         held = self.view.brush
         middle = sum(held) / 2 if held else self.cursor_s
@@ -116,7 +120,8 @@ class TimeAxis(QObject):
         self.brush(max(low, middle - half), min(high, middle + half))
 
     def zoom(self, factor: float, at_s: float | None = None) -> None:
-        """Longer (factor > 1) or shorter around `at_s`. Zooming the live edge stays live."""
+        """Make the window longer (factor > 1) or shorter around `at_s`. A zoom at the live edge
+        stays live."""
         low, high = self.span
         window = min(max(self.view.window_s * factor, SHORTEST_S), LONGEST_S)
         if at_s is None:
@@ -130,7 +135,7 @@ class TimeAxis(QObject):
             self.go(end - window, end)
 
     def pan(self, part: float) -> None:
-        """By a share of the window; past the present means live again."""
+        """Move the window by a share of its length; past the present it becomes live again."""
         low, high = self.span
         shift = part * (high - low)
         if high + shift >= self._clock():
@@ -139,13 +144,14 @@ class TimeAxis(QObject):
             self.go(low + shift, high + shift)
 
     def go(self, from_s: float, to_s: float) -> None:
-        """A fixed window: the display is paused."""
+        """Show a fixed window: the display is paused."""
         window = min(max(to_s - from_s, SHORTEST_S), LONGEST_S)
         self.change(window_s=window, end_s=to_s)
         self.span = (to_s - window, to_s)
 
     def around(self, at_s: float) -> None:
-        """The window around a moment, a little after the middle: what led to it matters more."""
+        """Show the window around a moment, with the moment a little after the middle: what led to
+        it matters more."""
         if at_s != at_s:
             return
         low, high = self.span
@@ -164,7 +170,7 @@ class TimeAxis(QObject):
             self.go(low - margin, high + margin)
 
     def live(self) -> None:
-        """Back to now: no brush, no lock."""
+        """Go back to the live view: no brush, cross-hair unlocked."""
         self.locked = False
         self.set_cursor(math.nan)
         self.change(end_s=None, brush=None)
@@ -184,7 +190,7 @@ class TimeAxis(QObject):
         self.cursorChanged.emit(at_s)
 
     def nudge(self, share: float) -> None:
-        """The cross-hair by keys: a share of the window on or back, and it stays there."""
+        """Move the cross-hair by keys, by a share of the window, and lock it there."""
         low, high = self.span
         start = self.cursor_s if self.cursor_s == self.cursor_s else high
         self.set_cursor(min(max(start + share * (high - low), low), high), lock=True)
@@ -194,7 +200,7 @@ class TimeAxis(QObject):
         self.cursorChanged.emit(self.cursor_s)
 
     def mark(self) -> None:
-        """A marker on every plot, or none where there was one."""
+        """Put a marker at the cross-hair on every plot, or remove the one that is there."""
         at = self.cursor_s if self.cursor_s == self.cursor_s else self.span[1]
         near = (self.span[1] - self.span[0]) / 100
         kept = tuple(marker for marker in self.markers if abs(marker - at) > near)

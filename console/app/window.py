@@ -1,4 +1,4 @@
-"""The window: the panels, the newest board for them, and the way from one to another."""
+"""The window: holds the panels, gives them the newest board, and moves between them."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class Window(QMainWindow):
         self._clock = clock
         self.commands = CommandRegistry()
         self.board: Board | None = None
-        # What was asked for on the command line counts, not what is remembered of it.
-        self.given: frozenset[str] = frozenset()  # of "size", "page", "theme"
+        # What the command line asks for overrides the saved layout.
+        self.given: frozenset[str] = frozenset()  # a subset of "size", "page", "theme"
         self._chosen_theme = ""
-        self._chosen_zoom = 0.0  # 0: what suits the window
+        self._chosen_zoom = 0.0  # 0: chosen for the window
         self._notice = ("", 0.0)
         self.setWindowTitle("Trefoil console")
         self.setMinimumSize(LEAST_WIDTH, LEAST_HEIGHT)
@@ -131,7 +131,7 @@ class Window(QMainWindow):
         self.bridge.layoutKnown.connect(self._restore)
 
     def show_board(self, board: Board) -> None:
-        """The newest board into the status bar and the visible panels."""
+        """Show the newest board in the status bar and the visible panels."""
         self.board = board
         self.axis.follow(board.ahead_s, board.speed)
         self.axis.shown((board.from_s, board.to_s))
@@ -156,7 +156,7 @@ class Window(QMainWindow):
         self._refresh_status()
 
     def jump(self, panel: str, key: str, at_s: float) -> None:
-        """Show what a link speaks of: the panel, the row, the time."""
+        """Show the target of a link: the panel, the row, the time."""
         if panel not in self.panels:
             return
         self.focus_panel(panel)
@@ -173,7 +173,7 @@ class Window(QMainWindow):
         panel.focus_target().setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def next_panel(self, step: int) -> None:
-        """In the order in which they are read; what is hidden is passed over."""
+        """Focus the next panel in reading order; hidden panels are skipped."""
         shown = [panel for panel in self.panels.values() if panel.isVisible()]
         place = shown.index(self.focused_panel()) if self.focused_panel() in shown else -step
         panel = shown[(place + step) % len(shown)]
@@ -188,11 +188,11 @@ class Window(QMainWindow):
         return self.latency
 
     def maximise(self) -> None:
-        """The focused panel alone, or all again."""
+        """Show the focused panel alone, or all panels again."""
         self.plan.maximise(self.focused_panel())
 
     def add_commands(self, commands: Iterable[Command]) -> None:
-        """Into the palette and the key sheet, with their keys."""
+        """Add commands to the palette and the key sheet, with their keys."""
         for command in commands:
             self.commands.add(command)
             for key in command.keys:
@@ -200,7 +200,8 @@ class Window(QMainWindow):
                 shortcut.activated.connect(functools.partial(self._pressed, key, command.run))
 
     def _pressed(self, key: str, run: Callable[[], object]) -> None:
-        """A letter typed into a field is a letter, and Space presses what has the keyboard."""
+        """In a text field a letter is typed, and Space presses the focused button; otherwise run
+        the command."""
         focus = QApplication.focusWidget()
         if key == "Space" and isinstance(focus, QAbstractButton):
             focus.click()
@@ -237,7 +238,7 @@ class Window(QMainWindow):
         self.focus_panel("predictions")
 
     def sort_column(self) -> None:
-        """Of the table that has the keyboard."""
+        """Sort the focused table by its current column."""
         focus = QApplication.focusWidget()
         if isinstance(focus, Table):
             focus.sort_current()
@@ -270,13 +271,14 @@ class Window(QMainWindow):
             self.status_bar.show_board(self.board)
 
     def zoom_text(self, step: int) -> None:
-        """All text larger or smaller, which the next start remembers; 0: what suits the window."""
+        """Make all text larger or smaller and save the size; step 0 goes back to the size chosen
+        for the window."""
         self._chosen_zoom = next_zoom(self.ui_style.zoom, step) if step else 0.0
         self.use_zoom(self._chosen_zoom)
         self.notify(f"text {self.ui_style.zoom:.0%} (Ctrl+0: what suits the window)")
 
     def use_zoom(self, zoom: float) -> None:
-        """0 is what suits the window."""
+        """Zoom 0 chooses the size for the window."""
         self.ui_style.use_zoom(zoom or fitting_zoom(self.height()))
         self.use_theme(self.ui_style.theme.name)
 

@@ -1,5 +1,5 @@
-"""The reading thread: from the cache and the state of the links to the next `Board`. At most
-PER_SECOND boards a second, sooner only when the operator changes the view."""
+"""The reading thread: turns the cache and the state of the links into the next `Board`. It makes at
+most PER_SECOND boards a second; a change of the view is served sooner."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from console.state.domain import Link
 
 log = logging.getLogger(__name__)
 PER_SECOND = 4.0
-SLOW_S = 1.0  # ages move on even when nothing comes
-SPARE = 0.3  # a reading takes at most this share of the time, whatever the load
+SLOW_S = 1.0  # a board is made this often even without news, as ages grow
+SPARE = 0.3  # reading takes at most this share of the time, whatever the load
 
 
 @dataclass(eq=False)
 class BoardThread:
-    """`links` gives the state of the feed (None: offline); `publish` takes each board, called from
-    this thread; `opened` is announced once what the cache knows of each server's stream."""
+    """`links` gives the state of the feed (None: offline). `publish` takes each board and is called
+    from this thread. `opened` is called once, with what the cache knows of each server's stream."""
 
     path: Path
     links: Callable[[], Mapping[str, Link] | None]
@@ -47,13 +47,13 @@ class BoardThread:
         self._thread.start()
 
     def set_view(self, view: View) -> None:
-        """What to show from now on; the next board comes at once."""
+        """Set what to show from now on; the next board comes at once."""
         self._view = view
         self._hurry = True
         self._wake.set()
 
     def touched(self, tables: frozenset[str]) -> None:
-        """Something was written, or a link changed."""
+        """Report that a table was written or a link changed."""
         with self._lock:
             self._dirty |= tables
         self._wake.set()
@@ -123,7 +123,7 @@ class BoardThread:
         self.publish(board)
 
     def _pause(self, took_s: float) -> None:
-        """Until something is new, but not before the next board is due."""
+        """Wait until something is new, but not before the next board is due."""
         due = time.monotonic() + max(1 / PER_SECOND - took_s, took_s * (1 / SPARE - 1))
         self._wake.wait(SLOW_S)
         while not self._hurry and not self._stop:

@@ -1,5 +1,5 @@
-"""From the open cache and the state of the links to one `Board`. Single-threaded: belongs to the
-thread of board_thread.py."""
+"""Builds one `Board` from the open cache and the state of the links. Single-threaded: belongs to
+the thread of board_thread.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 
 def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trouble: str) -> Board:
-    """Before there is a cache: the servers asked for, and that nothing is known of them."""
+    """The board before there is a cache: it lists the servers asked for, about which nothing is
+    known yet."""
     servers = [ServerRecord(link, None) for link in (links or {}).values()]
     lines = tuple(line_of(server, now_s, {}, {}) for server in servers)
     state = status.fleet_state(lines, (), (), (), now_s)
@@ -42,7 +43,7 @@ def empty_board(view: View, now_s: float, links: Mapping[str, Link] | None, trou
 
 
 class BoardBuilder:
-    """Everything the thread keeps between two boards."""
+    """Holds what the thread keeps between two boards."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -60,7 +61,7 @@ class BoardBuilder:
         links: Mapping[str, Link] | None,
         dirty: frozenset[str],
     ) -> Board:
-        """One transaction, so that all panels speak of the same moment."""
+        """One board, read in one transaction so that all panels show the same moment."""
         self.db.execute("BEGIN")
         try:
             return self._board(view, now_s, links, dirty)
@@ -133,7 +134,7 @@ class BoardBuilder:
         )
 
     def _once(self, table: str, key: object, read: Callable[[], T]) -> T:
-        """What was read last time, unless the table was written or something else is asked."""
+        """The value read last time, unless the table was written or the key has changed."""
         held = self._held.get(table)
         if held is not None and held[0] == key:
             return held[1]  # type: ignore[return-value]
@@ -142,7 +143,7 @@ class BoardBuilder:
         return value
 
     def _servers(self, links: Mapping[str, Link] | None) -> dict[str, ServerRecord]:
-        """The servers asked for, in their order; offline, every server the cache knows."""
+        """The servers asked for, in their order. Offline: every server the cache knows."""
         known = rows.servers(self.db)
         if links is None:
             return known

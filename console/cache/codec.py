@@ -29,7 +29,7 @@ def unpack(kind: type[T], text: str) -> T:
 
 @cache
 def _plan(kind: Any) -> tuple[tuple[str, Any, Any, Any], ...]:
-    """(field, container, element dataclass or None, empty value where it has no default)."""
+    """(field, container, element dataclass or None, empty value if the field has no default)."""
     hints = get_type_hints(kind)
     plan: list[tuple[str, Any, Any, Any]] = []
     for field in dataclasses.fields(kind):

@@ -1,5 +1,5 @@
-"""The reference against the live distribution of one feature in one slice, from the cache's hourly
-profiles. Works with every server gone."""
+"""Compares the reference distribution of one feature in one slice with the live one, from the
+cache's hourly profiles. Works when every server is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from console.cache.interned import InternedTexts
 from console.state.dashboard import Floats, ReferenceComparison
 from server.telemetry.drift.profile import FeatureReference
 
-# The measures the scores are made of; this package may import no more of the server than this.
+# The scores are made of these measures; this package imports nothing else of the server's drift
+# code.
 from server.telemetry.drift.scores import (  # type: ignore[attr-defined]
     js,
     kl,
@@ -34,8 +35,8 @@ def comparison(
     span: tuple[float, float],
     stamp: str,
 ) -> ReferenceComparison | None:
-    """Reference against live for one feature and slice; of the stamp asked for, or of the busiest
-    that has profiles in these hours."""
+    """Reference against live for one feature and slice, of the stamp asked for, or else of the
+    busiest stamp with profiles in these hours."""
     begin, end = hours_of(*span)
     rows = db.execute(
         "SELECT stamp, n, missing, min, max, counts FROM profile WHERE hour_s >= ? AND hour_s < ?"
@@ -85,8 +86,9 @@ def comparison(
 def _wide_cells(
     edges: Floats, live: np.ndarray, reference: np.ndarray, most: int = 40
 ) -> tuple[Floats, np.ndarray, np.ndarray]:
-    """Neighbouring cells joined until each is a fortieth of the range: cells of equal mass are very
-    narrow where the mass is, and their densities mostly noise. For the picture only."""
+    """Join neighbouring inner cells until each is at least a fortieth of the range. Cells of equal
+    mass are very narrow where the mass is, and their densities are mostly noise. Only the picture
+    uses this."""
     least = (edges[-1] - edges[0]) / most
     starts = [0]
     for index in range(1, len(edges) - 1):
@@ -101,7 +103,7 @@ def _wide_cells(
 
 
 def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
-    """The effect sizes alone: p values would load scipy for a picture."""
+    """The effect sizes only: p values would import scipy for a picture."""
     if not live.sum():
         return {}
     a = smoothed(merged(live, reference.groups))
@@ -113,7 +115,7 @@ def _effects(reference: FeatureReference, live: np.ndarray) -> dict[str, float]:
 
 
 def _widen(low: float, high: float, least: object, most: object) -> tuple[float, float]:
-    """Extremes grow only by finite numbers."""
+    """Widen the extremes, by finite numbers only."""
     if isinstance(least, float) and math.isfinite(least):
         low = min(low, least)
     if isinstance(most, float) and math.isfinite(most):
@@ -122,8 +124,8 @@ def _widen(low: float, high: float, least: object, most: object) -> tuple[float,
 
 
 def _outer(feature: FeatureRow, low: float, high: float) -> tuple[Floats, tuple[str, ...]]:
-    """Edges with both ends. The outer cells are open: drawn to the extremes seen, but no further
-    than a quarter of the inner range, or one outlier would squeeze everything else flat."""
+    """Edges with both ends. The outer cells are open. They are drawn to the extremes seen, but no
+    further than a quarter of the inner range, or one outlier would squeeze everything else flat."""
     if feature.kind == "categorical":
         labels = (*feature.categories, "new")
         return np.arange(len(labels) + 1, dtype=np.float64), labels

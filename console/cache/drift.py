@@ -1,5 +1,5 @@
-"""Drift from the cache: the server's own rows for now, and scores computed here, with the server's
-own functions, for a brushed window. Works without any server."""
+"""Drift from the cache. For now it shows the server's own rows; for a brushed window it computes
+scores here, with the server's own functions. Works without any server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from server.telemetry.rows import DriftRow, FeatureRow
 
 HOUR_S = 3600
 TICKS_SHOWN = 36
-UNDECIDED = ("insufficient", "learning")  # levels of what had too few rows, or no reference
+# Levels of a row with too few samples, or without a reference.
+UNDECIDED = ("insufficient", "learning")
 _FIELDS = tuple(field.name for field in fields(DriftRow) if field.name != "tick_unix_ms")
 _COLUMNS = ", ".join(("server", "tick_ms", *_FIELDS))
 Features = Mapping[tuple[str, str], FeatureRow]  # by (stamp, name)
@@ -43,9 +44,9 @@ def newest(
     stamps: Mapping[str, str],
     measure: str,
 ) -> tuple[DriftLine, ...]:
-    """The last tick of every server until then: of each feature and slice the worst server, and of
-    that the most significant window; worst first. Rows of a stamp that the server (`stamps`, by
-    address) no longer serves are left out: a new stamp starts afresh."""
+    """The last tick of every server up to `until_ms`. Each feature and slice gets the line of the
+    worst server, with that server's most significant window; worst line first. Rows of a stamp that
+    the server (`stamps`, by address) no longer serves are left out: a new stamp starts afresh."""
     first = db.execute(
         "SELECT min(tick_ms) FROM (SELECT DISTINCT tick_ms FROM drift WHERE tick_ms <= ?"
         " AND tick_ms > ? ORDER BY tick_ms DESC LIMIT ?)",
@@ -86,8 +87,8 @@ def _row(row: Sequence[object], names: InternedTexts) -> DriftRow:
 
 
 def _most_significant(windows: Sequence[list[DriftRow]]) -> list[DriftRow]:
-    """Of the latest tick's windows the worst, one with too few rows only if all have; of those
-    alike the longest, which has most rows."""
+    """For each tick, the row of the worst window. A window with too few rows is used only if all
+    have too few. Among equals the longest wins, as it has the most rows."""
     newest = max(ticks[-1].tick_unix_ms for ticks in windows)
     latest = [ticks for ticks in windows if ticks[-1].tick_unix_ms == newest]
 
@@ -115,7 +116,7 @@ def worst_first(lines: Sequence[DriftLine], measure: str) -> tuple[DriftLine, ..
 
 @dataclass(frozen=True, slots=True)
 class _FeatureScores:
-    """One feature of one stamp against its reference, by slice."""
+    """The scores of one feature of one stamp against its reference, by slice."""
 
     feature: str
     stamp: str
@@ -125,7 +126,7 @@ class _FeatureScores:
 
 
 def hours_of(from_s: float, to_s: float) -> tuple[int, int]:
-    """Profiles are hourly: the whole hours that a window touches."""
+    """The whole hours that a window touches, because profiles are hourly."""
     return int(from_s // HOUR_S) * HOUR_S, math.ceil(to_s / HOUR_S) * HOUR_S
 
 
@@ -136,10 +137,12 @@ def in_window(
     span: tuple[float, float],
     measure: str,
 ) -> tuple[tuple[DriftLine, ...], tuple[float, float]]:
-    """Scores of the hours that `span` touches, all servers of a stamp added up: (lines, hours).
+    """Scores over the hours that `span` touches, all servers of a stamp added up: (lines, hours).
 
-    Hours do not show how bursty traffic was, and everything is tested at once. So rows count as the
-    server lets them count before it has measured that, and all tests are one family."""
+    Hourly profiles do not show how bursty the traffic was, and all features are tested at once. So
+    rows count as the server lets them count before it has measured burstiness, and all tests form
+    one family.
+    """
     begin, end = hours_of(*span)
     sums: dict[tuple[str, str, str], np.ndarray] = {}
     for stamp, feature, place, counts in db.execute(
@@ -216,7 +219,7 @@ def _judged(scored: _FeatureScores, q: np.ndarray, end_s: float) -> list[DriftLi
 
 
 def reference_of(row: FeatureRow) -> FeatureReference | None:
-    """The server's reference as far as the wire carries it; None when its cells do not fit."""
+    """The server's reference, as far as the wire carries it; None when its cells do not fit."""
     counts = np.asarray(row.reference_counts, np.int64)
     cells = len(row.edges) + 1 if row.kind != "categorical" else len(row.categories) + 1
     if len(counts) != cells or counts.sum() == 0:
@@ -224,7 +227,8 @@ def reference_of(row: FeatureRow) -> FeatureReference | None:
     groups = np.asarray(row.groups, np.int64)
     if len(groups) != cells or (len(groups) and groups.max() >= cells):
         groups = _equal_mass(counts) if row.kind != "categorical" else np.arange(cells)
-    groups = np.unique(groups, return_inverse=True)[1]  # numbered without gaps, whatever came
+    # Numbered without gaps, whatever the server sent.
+    groups = np.unique(groups, return_inverse=True)[1]
     spec = FeatureSpec(row.name, row.modality, row.kind, row.unit, row.categories)
     return FeatureReference(
         spec, np.asarray(row.edges), counts, groups, deff=row.deff if row.deff >= 1 else 1.0

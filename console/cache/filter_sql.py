@@ -1,5 +1,5 @@
-"""What a filter line means in the cache: SQL over the `prediction` table, where repeated texts are
-numbers of the `name` table, and an SQL function for the features, which are one blob."""
+"""Translates a filter line to SQL over the cache's `prediction` table. Repeated texts are numbers
+of the `name` table; features are one blob, which an SQL function reads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def where(
     span: tuple[float, float] | None,
     aliases: Mapping[str, str] | None = None,
 ) -> tuple[str, list[object]]:
-    """The condition and its parameters. `aliases` are the names of servers with their addresses.
-    Clauses about features need `know_features` first, with the same clauses."""
+    """The condition and its parameters. `aliases` maps names of servers to their addresses. Clauses
+    about features need a call of `know_features` with the same clauses first."""
     parts, values = ["1"], []  # type: list[str], list[object]
     if span is not None:
         parts.append("at_ms >= ? AND at_ms < ?")
@@ -64,7 +64,7 @@ def _condition(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[ob
 
 
 def _server(clause: Clause, aliases: Mapping[str, str]) -> tuple[str, list[object]]:
-    """By its name or its address, and with one of them when either fits."""
+    """Match a server by its name or its address; an alias matches either."""
     wanted = clause if clause.op != "!=" else replace(clause, op="=")
     condition, value = sql_test(wanted, "text")
     named, _ = sql_test(wanted, "key")
@@ -81,8 +81,8 @@ def know_features(
     known: Mapping[tuple[str, str], FeatureRow],
     clauses: Sequence[Clause],
 ) -> None:
-    """Make `feature_holds` for these clauses: where a feature lies in a row depends on the stamp,
-    and a feature that the stamp does not have satisfies nothing. Raises BadFilter."""
+    """Define `feature_holds` for these clauses. Where a feature lies in a row depends on the stamp,
+    and a feature that the stamp does not have satisfies no clause. Raises BadFilter."""
     places: dict[tuple[str, str], int] = {}
     counts: dict[str, int] = {}
     for stamp, name in known:

@@ -1,4 +1,4 @@
-"""One line of the fleet from what is known of a server."""
+"""Makes one line of the fleet panel from what is known of a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from console.state.domain import STAMP_PARTS, ServerRecord
 
 
 def slo_ms_of(servers: Mapping[str, ServerRecord], scope: str) -> float:
-    """The strictest objective of the servers shown; 0: none."""
+    """The strictest objective among the servers shown; 0 if none has one."""
     limits = [
         server.snapshot.slo_ms
         for address, server in servers.items()

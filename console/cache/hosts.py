@@ -1,4 +1,4 @@
-"""What the hosts used over a span, from the cache's rows of ten seconds."""
+"""What the hosts used over a span, from the cache's ten-second rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def columns(
     span: tuple[float, float],
     shifts_s: Mapping[str, float],
 ) -> HostColumns:
-    """Of the servers shown the highest of each figure; a column is at least a row wide."""
+    """For each column, the highest value of each figure over the servers shown. A column is at
+    least as wide as a row."""
     column_s = column_width_s(view, ROW_S)
     origin = np.floor(span[0] / column_s) * column_s
     count = max(1, int(np.ceil((span[1] - origin) / column_s)))

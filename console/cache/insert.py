@@ -1,4 +1,4 @@
-"""Rows into tables. Everything is keyed, so that a row received twice changes nothing."""
+"""Writes rows into tables. Every table has a key, so a row received twice changes nothing."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from server.telemetry.rows import (
     SliceRow,
 )
 
-NEW_TEXTS = 20_000  # that one server may bring in, of those that repeat
-OTHERS = "(other)"  # stands for the ones above
+NEW_TEXTS = 20_000  # distinct repeating texts that one server may add
+OTHERS = "(other)"  # replaces the texts above that limit
 
 
 class TextIds:
-    """Texts that repeat, kept once. Lives with the writing connection. They are never deleted, as
-    readers hold their numbers: so a server that invents them gets OTHERS after NEW_TEXTS."""
+    """Keeps each repeated text once. Lives with the writing connection. Texts are never deleted, as
+    readers hold their numbers. A server that invents texts gets OTHERS after NEW_TEXTS."""
 
     def __init__(self, connection: sqlite3.Connection, most: int = NEW_TEXTS) -> None:
         self._connection = connection
         self._ids: dict[str, int] = {}
         self._most = most
-        self._new: dict[str, int] = {}  # by server
-        self.server = ""  # whose rows are being written
+        self._new: dict[str, int] = {}  # number of new texts, by server
+        self.server = ""  # the server whose rows are being written
 
     def id(self, text: str) -> int:
         found = self._ids.get(text)
@@ -66,7 +66,7 @@ class TextIds:
             self._new[self.server] = self._new.get(self.server, 0) + 1
         row = self._connection.execute("SELECT id FROM name WHERE text = ?", (text,))
         found = self._ids[text] = int(row.fetchone()[0])
-        if len(self._ids) > 50_000:  # names of many servers must not fill our memory
+        if len(self._ids) > 50_000:  # the names of many servers must not fill the memory
             self._ids.clear()
         return found
 
@@ -88,7 +88,7 @@ _COLUMNS = {table: f"{columns}, body" for table, columns in _BODY.items()} | {
     " nonfinite, counts",
     "drift": "tick_ms, server, " + ", ".join(field.name for field in fields(DriftRow)[1:]),
 }
-# In place, so that the row keeps its number while the panel pages through it.
+# Updated in place, so that the row keeps its number while the panel pages through the table.
 _CONFLICT = {
     "prediction": " ON CONFLICT (server, id) DO UPDATE SET true_label = excluded.true_label,"
     " kept = excluded.kept, error = excluded.error, batch_mates = excluded.batch_mates,"
@@ -114,7 +114,7 @@ def insert(
     with connection:  # commits, or rolls back
         connection.execute("BEGIN IMMEDIATE")
         for event in events:
-            if event.cursor:  # rows of History carry none and move no cursor
+            if event.cursor:  # rows of History carry no cursor and move none
                 heard[event.server] = (
                     event.received_unix_ms,
                     event.instance,
@@ -149,12 +149,12 @@ def insert(
     return frozenset(batches) | (frozenset({"server"}) if servers else frozenset())
 
 
-HOST_MS = 10_000  # one row for so long
+HOST_MS = 10_000  # a server gets one host row in this many milliseconds
 
 
 def _host(now: HostSnapshot, server: int) -> tuple[object, ...]:
-    """None where a figure is not known; of several GPUs the fullest, the mean use, all their power
-    and the hottest."""
+    """None where a figure is not known. Of several GPUs: the fullest memory, the mean use, the
+    total power and the highest temperature."""
     gpus = [(g.memory_used_bytes, g.memory_total_bytes) for g in now.gpus if g.memory_total_bytes]
     uses = [gpu.utilisation for gpu in now.gpus if gpu.utilisation == gpu.utilisation]
     power = [gpu.power_w for gpu in now.gpus if gpu.power_w == gpu.power_w]
@@ -207,7 +207,7 @@ def _values(row: FeedRow, server: int, names: TextIds) -> tuple[str, tuple[objec
 
 
 def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]:
-    """In the order of LATENCY."""
+    """The values in the order of LATENCY."""
     exemplars = [(e.prediction_id, e.total_ms, e.trace_id) for e in row.exemplars]
     counts = np.asarray(row.counts, "<u4").tobytes()
     return (
@@ -218,7 +218,7 @@ def _latency(row: LatencyRow, server: int, names: TextIds) -> tuple[object, ...]
 
 
 def _prediction(row: CachedPrediction, server: int, names: TextIds) -> tuple[object, ...]:
-    """In the order of PREDICTION."""
+    """The values in the order of PREDICTION."""
     return (
         *(server, row.prediction_id, row.at_unix_ms),
         *map(names.id, (row.stamp, row.mix, row.label, row.true_label)),

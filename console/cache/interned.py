@@ -6,7 +6,7 @@ import sqlite3
 
 
 class InternedTexts:
-    """Ids to texts and back, extended when an unknown id turns up."""
+    """Maps ids to texts and back, and reads the table again when an unknown id turns up."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -19,7 +19,7 @@ class InternedTexts:
         return self._texts.get(number, "")
 
     def find(self, text: str) -> int:
-        """The id, or -1 for a text no row has."""
+        """The id of a text, or -1 if no row has it."""
         if text not in self._ids:
             self._extend()
         return self._ids.get(text, -1)

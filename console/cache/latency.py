@@ -1,5 +1,5 @@
-"""The latency rows of the window shown, held in arrays and updated with what changed since the
-last read: rewritten rows get a new `seq`, so `seq > last` is everything new."""
+"""Keeps the latency rows of the shown window in arrays, and adds what changed since the last read:
+a rewritten row gets a new `seq`, so `seq > last` finds everything new."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from console.cache.retention import LEVEL_S
 from console.cache.schema import LATENCY
 
 MOST_ROWS = 60_000  # in memory: 64 buckets of 4 bytes each, 15 MB
-MARGIN_MS = 60_000  # read around a span, for clocks that are about right
+MARGIN_MS = 60_000  # rows this far beyond a span are read too, as clocks are only roughly right
 FAR_MS = 50_000  # a clock further off gets a read of its own: MARGIN_MS less the longest bucket
 _COLUMNS = ", ".join(("seq", *LATENCY))
 
 
 def clocks_of(names: InternedTexts, shifts_s: Mapping[str, float]) -> dict[int, int]:
-    """By the number of a server: what its clock is ahead of the axis, in ms."""
+    """For each server (by its number), how far its clock is ahead of the axis, in ms."""
     found = {names.find(address): int(shift * 1000) for address, shift in shifts_s.items()}
     found.pop(-1, None)
     return found
 
 
 def newest_row_s(db: sqlite3.Connection, clocks: Mapping[int, int]) -> float:
-    """Where the newest row of all servers begins on the axis; NaN without one."""
+    """Where the newest row of all servers begins on the axis; NaN if there is none."""
     last = db.execute("SELECT max(bucket_ms) FROM latency WHERE level = 0").fetchone()[0]
     if last is None:
         return math.nan
@@ -54,8 +54,9 @@ class LatencyRows:
         self._places: dict[tuple[int, ...], int] = {}
         self._used = 0
         self._seq = 0
-        self._cut = 0  # older rows are summed ones
-        self._far: dict[int, tuple[int, int]] = {}  # by server: how far ahead, its own cut (ms)
+        self._cut = 0  # rows before this are roll-ups
+        # By server: how far its clock is ahead, and its own cut (ms).
+        self._far: dict[int, tuple[int, int]] = {}
         self._span = (0, 0)
         self._level = -1
 
@@ -74,17 +75,18 @@ class LatencyRows:
         to_ms: int,
         clocks: Mapping[int, int] | None = None,
     ) -> None:
-        """Hold the rows of [from, to) and MARGIN_MS around it. The range may slide; a jump reads
-        everything again. The rows of a server are kept by its own clock; `clocks` has what that is
-        ahead of the range (`clocks_of`). A server whose clock is far off is read where its rows
-        are, and the others are not."""
+        """Hold the rows of [from, to) and MARGIN_MS around it. The range may slide; after a jump
+        everything is read again. Rows carry their server's clock; `clocks` has how far each clock
+        is ahead of the range (`clocks_of`). A server whose clock is far off is read on its own,
+        where its rows are."""
         clocks, (begin, end) = clocks or {}, self._span
         from_ms, to_ms = from_ms - MARGIN_MS, to_ms + MARGIN_MS
         slid = self._level >= 0 and begin <= from_ms and to_ms >= end and from_ms < end
         if not slid or self._left(clocks) or self._is_too_large(to_ms - from_ms):
             self._load(db, from_ms, to_ms, clocks)
             return
-        # The same span at the same level: what came since, plus what the longer span adds.
+        # The same span at the same level: read what is new, which includes what the longer span
+        # adds.
         earliest = min([self._cut, *(cut for _, cut in self._far.values())])
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM latency WHERE seq > ? AND level = 0 AND bucket_ms >= ?",
@@ -98,7 +100,7 @@ class LatencyRows:
         return wanted_ms < (end - begin) * 0.6 or self._used > 2 * MOST_ROWS
 
     def _left(self, clocks: Mapping[int, int]) -> bool:
-        """Whether a clock is no longer near where its rows were read."""
+        """Whether a clock has moved away from where its rows were read."""
         held = ((ahead, self._far.get(server, (0, 0))[0]) for server, ahead in clocks.items())
         return any(abs(ahead - read) > FAR_MS for ahead, read in held)
 
@@ -133,7 +135,7 @@ class LatencyRows:
     def _read_both(
         self, db: sqlite3.Connection, begin: int, end: int, cut: int, server: int | None = None
     ) -> None:
-        """The summed rows, and what is not summed yet as it came."""
+        """Read the rolled-up rows, and the original rows that are not rolled up yet."""
         if self._level:
             self._read(db, self._level, begin, end, server)
         self._read(db, 0, cut, end, server)
@@ -146,7 +148,7 @@ class LatencyRows:
         to_ms: int,
         server: int | None,
     ) -> None:
-        """Rows of all servers, or of one."""
+        """Read the rows of all servers, or of one."""
         cursor = db.execute(
             f"SELECT {_COLUMNS} FROM latency WHERE level = ? AND bucket_ms >= ?"
             " AND bucket_ms < ? AND server = ifnull(?, server) LIMIT ?",
@@ -189,7 +191,7 @@ class LatencyRows:
 
 
 def _level(db: sqlite3.Connection, from_ms: int, to_ms: int) -> int:
-    """The finest level that does not fill the memory. Counting is an index scan, and stops."""
+    """The finest level whose rows fit into memory. Counting is an index scan, and stops early."""
     for level in range(len(LEVEL_S)):
         count = db.execute(
             "SELECT count(*) FROM (SELECT 1 FROM latency WHERE level = ? AND bucket_ms >= ?"

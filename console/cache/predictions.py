@@ -1,5 +1,5 @@
-"""Predictions by filter: the numbers of all matching rows at once (8 bytes each), their content a
-page at a time, so that a million rows scroll."""
+"""Finds predictions by filter: the numbers of all matching rows at once (8 bytes each), their
+content a page at a time, so that a million rows scroll."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def numbers(
 def page(
     db: sqlite3.Connection, names: InternedTexts, wanted: Sequence[int]
 ) -> dict[int, tuple[str, CachedPrediction]]:
-    """By `seq`: (server, row). Rows deleted meanwhile are absent."""
+    """The rows by `seq`, as (server, row). Rows deleted meanwhile are absent."""
     marks = ",".join("?" * len(wanted))
     rows = db.execute(f"SELECT {_COLUMNS} FROM prediction WHERE seq IN ({marks})", list(wanted))
     return {row[0]: (names.text(row[1]), _prediction(row, names)) for row in rows}

@@ -1,5 +1,5 @@
-"""Quantiles of durations kept as log buckets. Buckets add up over servers and time; quantiles do
-not, so they are taken last."""
+"""Quantiles of durations kept as log buckets. Buckets add up over servers and time, and quantiles
+do not, so quantiles are computed last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def lower_ms(bucket: float) -> float:
 
 
 def first_above(ms: float) -> int:
-    """The first bucket that lies above a duration as a whole; none (BUCKETS) for 0 or NaN."""
+    """The first bucket that lies entirely above a duration; BUCKETS (one past the last) for 0 or
+    NaN."""
     if not ms > FIRST_MS:
         return 0 if ms > 0 else BUCKETS
     return min(BUCKETS, math.ceil(math.log2(ms / FIRST_MS) * PER_OCTAVE - 1e-9))
@@ -28,10 +29,11 @@ def first_above(ms: float) -> int:
 def quantiles(
     counts: NDArray[np.int64] | NDArray[np.float64], shares: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], ...]:
-    """For counts [rows, 64] the quantiles in ms, one array [rows] a share; NaN for empty rows.
+    """For counts [rows, 64] the quantiles in ms: one array [rows] for each share; NaN for empty
+    rows.
 
-    Within a bucket the mass is taken as even on the log axis: the error is at most half a bucket,
-    9 % of the value.
+    Within a bucket, durations count as evenly spread on the log axis: the error is at most half a
+    bucket, 9 % of the value.
     """
     cumulated = counts.cumsum(axis=1)
     totals = cumulated[:, -1]

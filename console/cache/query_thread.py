@@ -1,5 +1,5 @@
-"""A second reading thread for what one panel asks once: pages of predictions, one prediction, a
-kept payload. Slow questions wait here and never hold up the board."""
+"""A second reading thread for questions that a panel asks once: pages of predictions, one
+prediction, a kept payload. Slow questions wait here and never delay the board."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Fetch = Callable[[str, str, Callable[[bytes | None, str], None]], None]
 
 
 class QueryThread:
-    """`fetch` asks the server for a payload that the cache does not hold; `answer` takes every
-    answer, from this thread or from the feed's."""
+    """`fetch` asks the server for a payload that the cache does not hold. `answer` receives every
+    answer, called from this thread or from the feed's."""
 
     def __init__(self, path: Path, fetch: Fetch, answer: Callable[[int, object], None]) -> None:
         self._path = path
@@ -55,7 +55,7 @@ class QueryThread:
     def ask(self, number: int, question: Query) -> None:
         if isinstance(question, FindPredictions):
             self._newest_find = number
-            self._interrupt()  # the filter before this one is obsolete
+            self._interrupt()  # a new filter replaces the one that is still running
         self._queue.put((number, question))
 
     def _interrupt(self) -> None:
@@ -129,7 +129,8 @@ def _find(
         if any(clause.kind == "feature" for clause in wanted.clauses):
             filter_sql.know_features(db, names, drift.features(db), wanted.clauses)
         condition = filter_sql.where(wanted.clauses, wanted.span, wanted.aliases)
-    except BadFilter as error:  # a category compared as a number: only features show it
+    # A category compared as a number: this shows only when features are read.
+    except BadFilter as error:
         return FoundPredictions(np.zeros(0, np.int64), str(error))
     return FoundPredictions(predictions.numbers(db, condition))
 

@@ -1,5 +1,5 @@
-"""What is kept how long: fine latency rows are summed into minutes and ten minutes, old rows go,
-and a file above its limit loses its oldest day first."""
+"""How long rows are kept: fine latency rows are summed into minutes and ten minutes, old rows are
+deleted, and a file above its limit loses its oldest rows first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 HOUR_MS = 3_600_000
 LEVEL_S = (0, 60, 600)  # width of a rolled-up row; level 0 is as the server sent it
 KEEP_MS = (6 * HOUR_MS, 7 * 24 * HOUR_MS, 90 * 24 * HOUR_MS)
-SETTLE_MS = 120_000  # a minute is summed when no more rows of it can be expected
+SETTLE_MS = 120_000  # a minute is rolled up once no more rows of it are expected
 KEEP_ROWS_MS = {
     "prediction": ("at_ms", 7 * 24 * HOUR_MS),
     "drift": ("tick_ms", 14 * 24 * HOUR_MS),
@@ -22,7 +22,7 @@ KEEP_ROWS_MS = {
     "annotation": ("at_ms", 365 * 24 * HOUR_MS),
     "host": ("at_ms", 7 * 24 * HOUR_MS),
 }
-SLICE_ROWS = 20_000  # deleted or summed at a time, so that a reader never waits long
+SLICE_ROWS = 20_000  # rows deleted or summed in one step, so that a reader never waits long
 _SUMS = "queue_ms, decode_ms, preprocess_ms, forward_ms, post_ms, total_ms"
 
 
@@ -58,8 +58,8 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return (pages - free) * page
 
 
-# Tables that give way when the file is full: the column of age, and what a row takes (bytes; those
-# with a body have its length on top).
+# The tables that lose rows when the file is full: the column with the age, and the bytes of a row
+# (plus the length of its body, where it has one).
 _GIVE_WAY = {
     "prediction": ("at_ms", 700),
     "latency": ("bucket_ms", 600),
@@ -83,7 +83,7 @@ _SHRINK_TO = 0.95
 
 def shrink(connection: sqlite3.Connection, limit_bytes: int) -> None:
     """Delete the oldest rows of the server that holds the most, until the file is below 95 % of its
-    limit: what one server floods the file with costs the others nothing."""
+    limit. So a server that floods the file costs the others nothing."""
     if used_bytes(connection) <= limit_bytes:
         return
     held = _held(connection)
@@ -102,8 +102,8 @@ def shrink(connection: sqlite3.Connection, limit_bytes: int) -> None:
 
 
 def _held(connection: sqlite3.Connection) -> dict[tuple[str, int], float]:
-    """About how many bytes each (table, server) takes. A feature belongs to a stamp and not to a
-    server: all together are one, under 0."""
+    """Roughly how many bytes each (table, server) takes. A feature belongs to a stamp and not to a
+    server, so all features count together, under server 0."""
     found: dict[tuple[str, int], float] = {}
     for table, (_, each) in _GIVE_WAY.items():
         server = "0" if table == "feature" else "server"
@@ -117,7 +117,8 @@ def _held(connection: sqlite3.Connection) -> dict[tuple[str, int], float]:
 
 
 def _delete_oldest(connection: sqlite3.Connection, table: str, server: int) -> float:
-    """A fifth of the rows of this server, at most SLICE_ROWS; returns the share that is gone."""
+    """Delete a fifth of this server's rows in the table, at most SLICE_ROWS; returns the deleted
+    share."""
     column = _GIVE_WAY[table][0]
     where = "1" if table == "feature" else f"server = {int(server)}"
     count = int(connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])
@@ -135,8 +136,8 @@ def _delete_oldest(connection: sqlite3.Connection, table: str, server: int) -> f
 
 
 def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int = 400) -> int:
-    """Sum the settled buckets that got rows since they were last summed; returns the rows written.
-    A row that comes late, after an outage, marks its bucket again and is not lost."""
+    """Sum the settled buckets that got rows since they were last summed; returns the number of rows
+    written. A row that arrives late, after an outage, marks its bucket again and is not lost."""
     width_ms = LEVEL_S[level] * 1000
     changed = connection.execute(
         "SELECT bucket_ms FROM changed WHERE level = ? AND bucket_ms < ?"
@@ -168,7 +169,7 @@ def roll_up(connection: sqlite3.Connection, level: int, now_ms: int, most: int =
 
 
 def mark_changed(connection: sqlite3.Connection, level: int, buckets_ms: set[int]) -> None:
-    """Buckets of `level` that have to be summed (again)."""
+    """Mark buckets of `level` that have to be summed (again)."""
     if level >= len(LEVEL_S):
         return
     width_ms = LEVEL_S[level] * 1000
@@ -179,7 +180,7 @@ def mark_changed(connection: sqlite3.Connection, level: int, buckets_ms: set[int
 
 
 def _merge(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """Rows of one bucket summed by (server, stamp, mix, replica); the newest exemplars stay."""
+    """Sum the rows of one bucket by (server, stamp, mix, replica), keeping the newest exemplars."""
     groups: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
     for row in rows:
         groups.setdefault(row[:4], []).append(row)

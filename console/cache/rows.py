@@ -1,4 +1,4 @@
-"""The small tables of the cache, read whole or by time. One function a table."""
+"""Reads the small tables of the cache, whole or by time. One function for each table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection | None:
-    """A read-only connection; None until the writer has made or migrated the file. Raises
+    """A read-only connection; None until the writer has created or migrated the file. Raises
     sqlite3.Error."""
     if not path.exists():
         return None
@@ -44,7 +44,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection | None:
 
 
 def servers(db: sqlite3.Connection) -> dict[str, ServerRecord]:
-    """Every server ever heard of, as offline; a caller with a link replaces it."""
+    """Every server the cache has ever seen, as offline; a caller with a link replaces that
+    state."""
     found = {}
     for address, body, heard_ms, offset_ms, instance in db.execute(
         "SELECT address, body, max(heard_ms, snapshot_ms), offset_ms, instance FROM server"
@@ -79,7 +80,7 @@ def _bodies(
 
 
 def alerts(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, AlertRow]]:
-    """The newest 500, whatever their state."""
+    """The newest 500 alerts, in any state."""
     return _bodies(db, names, AlertRow, "alert", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
 
 
@@ -90,13 +91,13 @@ def silences(
 
 
 def written_notes(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, AnnotationRow]]:
-    """The newest 1,000 by the time they are about, newest first."""
+    """The newest 1,000 notes by the time they are about, newest first."""
     where = ("1 ORDER BY at_ms DESC LIMIT 1000", ())
     return _bodies(db, names, AnnotationRow, "annotation", where)
 
 
 def deploys(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, DeployRow]]:
-    """The newest 500, newest first."""
+    """The newest 500 deploys, newest first."""
     return _bodies(db, names, DeployRow, "deploy", ("1 ORDER BY at_ms DESC LIMIT 500", ()))
 
 
@@ -108,7 +109,7 @@ def quality(
 
 
 def slices(db: sqlite3.Connection, names: InternedTexts) -> list[tuple[str, SliceRow]]:
-    """The newest finding of each expression, worst first."""
+    """The newest finding for each expression, worst first."""
     rows = _bodies(db, names, SliceRow, "slice", ("1 ORDER BY at_ms DESC LIMIT 200", ()))
     return sorted(rows, key=lambda row: -row[1].z)
 

@@ -1,5 +1,5 @@
 """Tables of the cache and their migrations. Texts that repeat in every row (stamps, features,
-slices) are kept once in `name`; small rows that are only ever read whole are kept as JSON."""
+slices) are kept once in `name`. Small rows that are only read whole are kept as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS, TIME_NAMES
 
-VERSION = 3  # PRAGMA user_version; a file with a higher one was written by a newer console
+VERSION = 3  # PRAGMA user_version; a higher one means that a newer console wrote the file
 
 _COLD = (
     ("alert", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),
@@ -21,19 +21,19 @@ _COLD = (
 
 _SINCE_3 = (("annotation", "server INTEGER, id TEXT, at_ms INTEGER", "server, id"),)
 
-# The columns that are written and read by position.
+# These columns are written and read by position.
 LATENCY = (
     *("bucket_ms", "server", "stamp", "mix", "replica", "width_s", "requests", "errors", "counts"),
     *(*TIME_NAMES, "batch_rows", "exemplars"),
 )
-# Shares of 0 to 1 but power (watts, of all GPUs) and heat (degrees Celsius, of the hottest).
+# Shares of 0 to 1, except power (watts of all GPUs) and heat (degrees Celsius of the hottest GPU).
 HOST = ("at_ms", "server", "cpu", "memory", "disk", "gpu_memory", "gpu", "power", "heat")
 PREDICTION = (
     *("server", "id", "at_ms", "stamp", "mix", "label", "true_label", *TIME_NAMES, "batch_size"),
     *("replica", "slices", "error", "kept", "client", "session", "trace_id", "features", "task"),
     *("batch_mates", "error_message", *OUTPUT_NAMES),
 )
-# Those that a file may be older than.
+# Columns that an older file may lack.
 ADDED = (*((spec.name, spec.column) for spec in OUTPUTS), ("error_message", "TEXT"))
 _HOT = """
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -92,8 +92,8 @@ def version_of(path: Path) -> int:
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The one connection that writes, migrated. A file that is not a database is moved aside, as it
-    is only a cache. Raises CacheTooNew."""
+    """The one connection that writes, after migration. A file that is not a database is moved
+    aside, as it is only a cache. Raises CacheTooNew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = version_of(path)
@@ -106,7 +106,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     if found > VERSION:
         raise CacheTooNew(f"{path} has version {found}, this console writes {VERSION}")
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
-    # incremental_vacuum needs this before the first table; it changes nothing later.
+    # incremental_vacuum requires this before the first table exists; later it has no effect.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -118,7 +118,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def add_missing_columns(connection: sqlite3.Connection) -> None:
-    """Columns that are newer than the file; NULL in its rows. An older console neither
+    """Add columns that are newer than the file; they are NULL in its rows. An older console neither
     reads nor writes them, so the version stays."""
     known = {row[1] for row in connection.execute("PRAGMA table_info(prediction)")}
     for name, kind in ADDED:
@@ -128,7 +128,7 @@ def add_missing_columns(connection: sqlite3.Connection) -> None:
 
 def build(connection: sqlite3.Connection, stop_before: str | None = None) -> None:
     """Apply the migrations that the file lacks, up to `stop_before`."""
-    # A quarter of a second to import, and needed on the first start only.
+    # Takes a quarter of a second to import, and only the first start needs it.
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations("console")
@@ -160,7 +160,7 @@ def build(connection: sqlite3.Connection, stop_before: str | None = None) -> Non
 
     @migrations(name="0003_annotations_and_hosts")
     def annotations_and_hosts(db: Database) -> None:
-        """Notes of people, and what each host reported: one row each ten seconds."""
+        """Annotations, and the figures of each host: one row every ten seconds."""
         for table, columns, key in _SINCE_3:
             db.execute(f"CREATE TABLE {table} ({columns}, body TEXT NOT NULL, PRIMARY KEY ({key}))")
             db.execute(f"CREATE INDEX {table}_at ON {table} (at_ms)")

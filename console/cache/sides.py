@@ -1,4 +1,5 @@
-"""The rows of two windows, servers or stamps out of the cache, counted for console.looks."""
+"""Reads the rows of two windows, servers or stamps from the cache and counts them for
+console.looks."""
 
 from __future__ import annotations
 
@@ -26,15 +27,15 @@ from server.telemetry.filters import equals, slice_name
 from server.telemetry.outputs import STAGES
 
 Mask = NDArray[np.bool_]
-MOST_ROWS = 50_000  # predictions read for one look, the newest
-MOVING = ("activate", "rollback", "canary", "start")  # deploys after which others answer
+MOST_ROWS = 50_000  # predictions read for one question, newest first
+MOVING = ("activate", "rollback", "canary", "start")  # deploys after which another stamp answers
 LATE = "late or failed"
 WRONG = "wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class SeenRow:
-    """What a look needs of one prediction."""
+    """The fields of one prediction that the comparisons need."""
 
     at_s: float
     server: str
@@ -46,11 +47,12 @@ class SeenRow:
     total_ms: float
     confidence: float
     failed: bool
-    wrong: bool | None  # None: its label is not known
+    wrong: bool | None  # None: the true label is not known
 
 
 class WindowSums:
-    """The latency rows of a span, with their middles by the axis."""
+    """The latency rows of a span; each row counts at the middle of its bucket, on the axis's
+    clock."""
 
     def __init__(
         self,
@@ -73,14 +75,16 @@ class WindowSums:
         return np.asarray((self.middle_s >= span[0]) & (self.middle_s < span[1]))
 
     def of(self, column: int, text: str) -> Mask:
-        """Column 1 is the server, 2 the stamp, 3 the mix."""
+        """The rows whose column has this text: column 1 is the server, 2 the stamp, 3 the mix."""
         return np.asarray(self.keys[:, column] == self._names.find(text))
 
     def texts(self, column: int) -> list[str]:
         return [self._names.text(int(number)) for number in np.unique(self.keys[:, column])]
 
     def bad(self, late_ms: float) -> NDArray[np.float64]:
-        """Late or failed rows of each; a late row that failed counts once."""
+        """Late plus failed requests of each latency row. The buckets hold failed requests too, so a
+        request that is late and failed counts twice; the sum is capped at the number of
+        requests."""
         late = self.counts[:, first_above(late_ms) :].sum(axis=1)
         return np.asarray(np.minimum(self.numbers[:, 0], self.numbers[:, 1] + late))
 
@@ -96,7 +100,7 @@ class WindowSums:
         return float(quantiles(whole, (share,))[0][0]) if mask.any() else math.nan
 
     def stages(self, mask: Mask) -> dict[str, float]:
-        """Mean milliseconds of a request in each."""
+        """Mean milliseconds of a request in each stage."""
         requests = float(self.numbers[mask, 0].sum())
         sums = self.numbers[mask, 2:7].sum(axis=0)
         found = zip(STAGES, sums, strict=True)
@@ -109,7 +113,7 @@ def seen(
     span: tuple[float, float],
     shifts_s: Mapping[str, float],
 ) -> Iterator[SeenRow]:
-    """Rows of the span by the axis, newest first."""
+    """The predictions of the span (on the axis's clock), newest first."""
     most = max((abs(shift) for shift in shifts_s.values()), default=0.0)
     found = db.execute(
         "SELECT at_ms, server, stamp, client, label, mix, slices, total_ms, confidence, error,"
@@ -165,14 +169,14 @@ def what_changed(db: sqlite3.Connection, names: InternedTexts, wanted: ReadChang
 
 
 def _side(row: SeenRow, wanted: ReadChanges) -> int:
-    """1 after, 0 before, -1 neither."""
+    """1: the row is in the window after, 0: in the one before, -1: in neither."""
     if wanted.after[0] <= row.at_s < wanted.after[1]:
         return 1
     return 0 if wanted.before[0] <= row.at_s < wanted.before[1] else -1
 
 
 def _known(known: Sequence[SeenRow], wanted: ReadChanges, sums: WindowSums, late_ms: float) -> str:
-    """What the figures are made of."""
+    """A sentence on what the figures are based on."""
     rows = [sum(_side(row, wanted) == side for row in known) for side in (0, 1)]
     total = [sums.numbers[sums.within(s), 0].sum() for s in (wanted.before, wanted.after)]
     limit = "the SLO" if wanted.late_ms else "p95 before"
@@ -185,7 +189,7 @@ def _known(known: Sequence[SeenRow], wanted: ReadChanges, sums: WindowSums, late
 def _of_sums(
     sums: WindowSums, wanted: ReadChanges, then: Mask, now: Mask, late_ms: float
 ) -> Iterator[Group]:
-    """Of all requests: servers, stamps, mixes, and what happened."""
+    """Candidates counted on all requests: servers, stamps, mixes, and events."""
     for what, column, panel in (
         ("server", 1, "fleet"),
         ("stamp", 2, "skew"),
@@ -217,8 +221,8 @@ def _happened(wanted: ReadChanges) -> Iterator[tuple[TimelineEvent, str]]:
 
 
 def _of_rows(known: Sequence[SeenRow], wanted: ReadChanges, late_ms: float) -> list[Measured]:
-    """Of the rows known here: clients, slices and answers; of the labelled ones what was wrong,
-    by server and by what happened as well."""
+    """Candidates counted on the rows in the cache: clients, slices and answers; among the labelled
+    rows, wrong answers by server and by event too."""
 
     def late(row: SeenRow) -> bool:
         return row.failed or row.total_ms > late_ms
@@ -261,7 +265,8 @@ def _measured(
 
 
 def _groups(row: SeenRow, whole: bool, happened: Happened) -> list[tuple[str, str]]:
-    """What the row is part of. Servers and stamps only where no sum has them already."""
+    """The groups the row is in. Servers and stamps are included only where no sum counts them
+    already."""
     found = [("client", row.client), ("label", row.label)]
     found += [("slice", equals(slice_name(key), value)) for key, value in row.slices.items()]
     if whole:
@@ -277,7 +282,7 @@ def _shown(what: str, key: str, wanted: ReadChanges) -> str:
 
 
 def _leads(what: str, key: str) -> tuple[str, str]:
-    """(panel, key) of a look at it."""
+    """(panel, key) of the view that shows this group."""
     if what == "slice":
         return "predictions", key
     if what in ("client", "label", "mix") and key:
@@ -344,7 +349,8 @@ def _confidence(rows: Sequence[SeenRow]) -> dict[str, tuple[float, str]]:
 
 
 def _row_shares(rows: Sequence[SeenRow]) -> dict[str, Share]:
-    """Of the rows known here: wrong ones, answers, slices and clients, the most frequent."""
+    """Shares among the rows in the cache: wrong ones, and the most frequent answers, slices and
+    clients."""
     labelled = [row for row in rows if row.wrong is not None]
     found = {}
     if labelled:

@@ -1,4 +1,4 @@
-"""From the latency rows held in memory to the columns of the plots: quantiles, heat map, stages,
+"""Turns the latency rows in memory into the columns of the plots: quantiles, heat map, stages,
 shares, sparklines."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from console.cache.quantiles import quantiles
 from console.state.dashboard import ExampleRequest, Floats, LatencyColumns, View
 
 SPARK_POINTS = 48
-SETTLE_S = 2.5  # between the end of a bucket and its arrival from every server
+SETTLE_S = 2.5  # time from the end of a bucket until every server has sent it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerLatency:
-    """One server: percentiles of the last minute of its data, where that ends, p95 over the
+    """One server: percentiles of the last minute of its data, where that data ends, p95 over the
     window."""
 
     p95_ms: float = math.nan
@@ -32,7 +32,7 @@ class ServerLatency:
 
 
 def column_width_s(view: View, rows_width_s: float) -> float:
-    """A round number of seconds, at most one column a pixel, at least one row's width."""
+    """A round number of seconds; at most one column for each pixel, at least one row's width."""
     least = max(view.window_s / max(view.columns, 50), rows_width_s, 0.5)
     for width in (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600):
         if width >= least - 1e-9:
@@ -49,7 +49,7 @@ def latency(
     slo_ms: float,
     now_s: float,
 ) -> tuple[LatencyColumns, dict[str, ServerLatency]]:
-    """(the latency panel, every server by itself)."""
+    """(the latency panel's columns, each server on its own)."""
     used = rows.size
     keys, numbers = rows.keys[:used], rows.numbers[:used]
     width = rows.width_s[:used]
@@ -70,8 +70,8 @@ def latency(
     sums = _sum(column, shown, numbers, columns)
     p50, p95, p99 = quantiles(counts, (0.5, 0.95, 0.99))
     requests = sums[:, 0]
-    # The newest columns lack the servers that have not reported them yet: half an answer there
-    # looks like a jump.
+    # The newest columns lack the servers that have not reported them yet; drawn with half the
+    # servers, they would look like a jump.
     unsettled = origin + (np.arange(columns) + 1) * column_s > now_s - SETTLE_S
     if view.live and not unsettled.all():
         for values in (p50, p95, p99, requests):
@@ -113,7 +113,8 @@ def latency(
 
 
 def _rate(requests: Floats, column_s: float, origin: float, newest: float) -> Floats:
-    """Requests a second. The last column is still filling: divided by what has passed of it."""
+    """Requests a second. The last column is still filling, so it is divided by the time that has
+    passed in it."""
     seconds = np.full(len(requests), column_s)
     if newest == newest:
         last = int((newest - origin - 1e-6) // column_s)
@@ -141,7 +142,7 @@ def _sum(
     values: NDArray[np.generic],
     columns: int,
 ) -> NDArray[np.float64]:
-    """Rows of `values` added up by column. Sorted once, because adding at scattered places is an
+    """Sum the rows of `values` by column. They are sorted first: adding at scattered places is an
     order of magnitude slower."""
     out = np.zeros((columns, values.shape[1]))
     places = np.flatnonzero(chosen)
@@ -161,7 +162,7 @@ def _latencies(
     span: tuple[float, float],
     names: InternedTexts,
 ) -> dict[str, ServerLatency]:
-    """By server, of what lies inside the window."""
+    """The figures of each server for the rows inside the window."""
     found = {}
     servers, counts = rows.keys[: rows.size, 1], rows.counts[: rows.size]
     step = max((span[1] - span[0]) / SPARK_POINTS, 1e-3)
@@ -181,7 +182,8 @@ def _latencies(
 def above_since(
     rows: LatencyRows, number: int, starts_offset_s: float, limit_ms: float, step_s: float = 15.0
 ) -> float:
-    """Start of the last unbroken run of steps whose p99 is above `limit_ms`; NaN without data."""
+    """When the p99 last rose above `limit_ms` to stay: the start of the last unbroken run of steps
+    above it. NaN without data."""
     used = rows.size
     mine = rows.keys[:used, 1] == number
     if not mine.any():
@@ -230,7 +232,7 @@ def _shares(
     columns: int,
     names: InternedTexts,
 ) -> tuple[tuple[str, Floats], ...]:
-    """Share of the requests by stamp, a column each."""
+    """Share of the requests by stamp, for each column."""
     used = rows.size
     if not inside.any():
         return ()

@@ -1,5 +1,5 @@
-"""Since when a server is in the state it is in, and replicas that lag behind their neighbours. A
-snapshot contains neither: both are derived here by comparing successive snapshots."""
+"""Since when a server has been in its current state, and which replicas are slower than their
+neighbours. A snapshot contains neither: both are derived here by comparing successive snapshots."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from console.state.domain import ReplicaSnapshot, ServerSnapshot
 from console.state.units import milliseconds
 from server.telemetry.rows import DeployRow
 
-# A probe condemns a replica that is always slow; it comes every half a minute, and traffic is seen
-# at once. Both bounds are far from what two healthy replicas differ by.
-LAGS = 5.0  # times the 95th percentile of the others, and
-LEAST_MS = 100.0  # more than they by this
-LEAST_ANSWERED = 100  # the first rows of a process are slow ones
-SEEN_S = 2.5  # for so long, or it was one large request
-DEATH_S = 120.0  # what a death explains when nobody watched: a restart takes no longer
+# A probe takes a replica that is always slow out of service, but it runs only every half minute,
+# and traffic shows the delay at once. Both bounds are far above the difference of two healthy
+# replicas.
+LAGS = 5.0  # a replica lags when its p95 is this many times the median p95 of the others, and
+LEAST_MS = 100.0  # this many milliseconds above it
+LEAST_ANSWERED = 100  # the first rows of a process are always slow
+SEEN_S = 2.5  # it must last this long, or it was one large request
+DEATH_S = 120.0  # a death explains a state first seen this much later: a restart takes no longer
 
 
 def laggard(snapshot: ServerSnapshot) -> tuple[ReplicaSnapshot, float] | None:
-    """The slowest ready replica and the 95th percentile (ms) of the others, if it lags."""
+    """The slowest ready replica and the median of the others' 95th percentiles (ms), if it lags."""
     known = [
         r
         for r in snapshot.replicas
@@ -40,7 +41,7 @@ def laggard(snapshot: ServerSnapshot) -> tuple[ReplicaSnapshot, float] | None:
 
 @dataclass(slots=True)
 class TroubleSince:
-    """Remembers what each server was at the last look."""
+    """Remembers the state of each server at the last board."""
 
     _states: dict[str, tuple[str, float]] = field(default_factory=dict)  # address: state, since
     _lags: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
@@ -48,7 +49,8 @@ class TroubleSince:
     def marked(
         self, lines: Sequence[ServerLine], deploys: Sequence[tuple[str, DeployRow]], now_s: float
     ) -> tuple[ServerLine, ...]:
-        """The same servers with `since_s`, and as `replica slow` those of which one lags."""
+        """The same servers with `since_s`; a server with a lagging replica gets the state `replica
+        slow`."""
         return tuple(self._marked(self._lagging(line, now_s), deploys, now_s) for line in lines)
 
     def _lagging(self, line: ServerLine, now_s: float) -> ServerLine:
@@ -80,7 +82,8 @@ class TroubleSince:
 
 
 def _died_s(line: ServerLine, deploys: Sequence[tuple[str, DeployRow]], now_s: float) -> float:
-    """When nobody watched it become so: the last death of a replica, if that was just before."""
+    """When the state began before this console was watching: at the last death of a replica, if
+    that was just before."""
     shift_s = line.link.shift_s
     deaths = [
         row.at_unix_ms / 1000 - shift_s

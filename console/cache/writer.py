@@ -1,4 +1,4 @@
-"""The one thread that writes the cache. Other threads hand it rows and continue. When it falls
+"""The one thread that writes the cache. Other threads give it rows and continue. When it falls
 behind, `backlog` makes the feed stop reading, and gRPC's flow control slows the server down."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from console.cache.schema import CacheTooNew, open_for_writing
 from console.state.domain import Action, ReceivedRow
 
 log = logging.getLogger(__name__)
-BATCH_S = 0.1  # rows wait at most this long to be written together
+BATCH_S = 0.1  # rows wait at most this long to be written in one transaction
 TIDY_EVERY_S = 30.0
 
 Job = Callable[[sqlite3.Connection], frozenset[str]]
@@ -35,9 +35,9 @@ class CacheWriter:
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
-        self.behind_s = 0.0  # of the time axis, where servers simulate a time that is past
+        self.behind_s = 0.0  # offset to the time axis, where servers simulate a time in the past
         self._queue: queue.SimpleQueue[Sequence[ReceivedRow] | Job | None] = queue.SimpleQueue()
-        self._waiting = 0  # by `_weight`; only ever read outside for a rough backlog
+        self._waiting = 0  # by `_weight`; other threads read it only as a rough backlog
         self._written = 0
         self.trouble = ""  # why nothing is written; shown in the status bar
         self._thread = threading.Thread(target=self._run, name="cache writer", daemon=True)
@@ -55,7 +55,7 @@ class CacheWriter:
             self._queue.put(events)
 
     def do(self, job: Job) -> None:
-        """Run `job` on the writing connection, after what was put before it."""
+        """Run `job` on the writing connection, after everything that was put before it."""
         self._queue.put(job)
 
     def set_meta(self, key: str, value: str) -> None:
@@ -119,7 +119,7 @@ class CacheWriter:
                 self.on_written(self._guard(tidy))
 
     def _collect(self) -> list[Sequence[ReceivedRow] | Job] | None:
-        """What came in the last BATCH_S; None at the end."""
+        """What arrived in the last BATCH_S; None at the end."""
         try:
             found = self._queue.get(timeout=1.0)
         except queue.Empty:
@@ -135,7 +135,8 @@ class CacheWriter:
                 found = self._queue.get(timeout=left)
             except queue.Empty:
                 return jobs
-        self._queue.put(None)  # the end: write what came before it, then meet it again
+        # The end marker again: write what came before it, then meet it in the next round.
+        self._queue.put(None)
         return jobs or None
 
     def _write(
@@ -162,7 +163,8 @@ class CacheWriter:
             self.on_written(tables)
 
     def _guard(self, work: Callable[[], frozenset[str]]) -> frozenset[str]:
-        """A full disk or a locked file loses rows and is reported; the thread continues."""
+        """Run `work`. A full disk or a locked file loses rows and is reported; the thread
+        continues."""
         try:
             done = work()
         except sqlite3.Error as error:
@@ -174,7 +176,7 @@ class CacheWriter:
 
 
 def _weight(events: Sequence[ReceivedRow]) -> int:
-    """A row counts once for each KiB it took on the wire: memory is what a backlog costs."""
+    """A row counts once for each KiB it took on the wire, as a backlog costs memory."""
     return sum(1 + event.size // 1024 for event in events)
 
 

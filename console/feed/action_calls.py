@@ -1,5 +1,5 @@
-"""Does what an operator asked for, each by the same calls as its command. Nothing is tried twice:
-an answer that was lost may mean that it was done."""
+"""Performs an operator's actions with the same calls as the command for each. No call is retried:
+when an answer is lost, the action may already have been done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from console.state.sanitize import sanitized
 from proto import admin_pb2, inference_pb2, observe_pb2
 
 __all__ = ["ActionRefused", "Peer", "bundles", "perform"]
-COLD = "has to be loaded"  # what a server answers that keeps no bundle warm
+COLD = "has to be loaded"  # a server that keeps no bundle warm answers with this phrase
 
 
 async def perform(action: Action, access: ConnectionAccess) -> tuple[str, str]:
@@ -51,8 +51,8 @@ async def bundles(
     actor: str,
     wanted: Sequence[str] = action_kinds.KINDS["activate"].bundles,
 ) -> list[tuple[str, str, str]]:
-    """(stamp, name, roles) of what has one of the `wanted` roles there; "stored" is whatever does
-    not serve. Raises ActionRefused, OSError."""
+    """(stamp, name, roles) of the server's bundles with one of the `wanted` roles; "stored" means
+    every bundle that is not serving. Raises ActionRefused, OSError."""
     async with reach.open_channel(address, access) as channel:
         peer = Peer(address, channel, reach.named(access, actor))
         try:
@@ -104,7 +104,8 @@ async def _start_canary(peers: Sequence[Peer], action: Action) -> str:
 
 
 async def _end_canary(peers: Sequence[Peer], action: Action) -> str:
-    """The server refuses it when no canary runs: between the look and the call one may end."""
+    """End the canary. The server refuses when none runs: it may have ended between the look and the
+    call."""
     (peer,) = peers
     request = admin_pb2.RollbackRequest(reason=action.note, canary_only=True)
     return _serves(await peer.call(peer.admin.Rollback, request))
@@ -136,7 +137,7 @@ async def _drain(peers: Sequence[Peer], action: Action) -> str:
         async for _ in peer.admin.Drain(request, timeout=LONG_S, metadata=peer.metadata):
             began = True
     except aio.AioRpcError as error:
-        # It exits when it has drained, and that may end the call before its last message.
+        # The server exits once it has drained, and that may end the call before its last message.
         if not began or error.code() is not grpc.StatusCode.UNAVAILABLE:
             raise
     return "it has left"

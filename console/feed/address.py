@@ -13,14 +13,14 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Our own backoff decides when to try again.
+    # This module's own backoff decides when to connect again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 
 def unprotected(address: str, access: ConnectionAccess) -> bool:
-    """Plaintext that leaves this machine."""
+    """Whether plaintext leaves this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if access.tls or host == "localhost" or address.startswith("unix:"):
         return False
@@ -41,13 +41,14 @@ def open_channel(address: str, access: ConnectionAccess) -> aio.Channel:
 
 
 def direct(address: str) -> tuple[tuple[str, int], ...]:
-    """As the Python client: gRPC calls `http_proxy` for loopback and literal addresses too."""
+    """Channel options that bypass a proxy, as in the Python client: gRPC would use `http_proxy` for
+    loopback and literal addresses too."""
     host = address.rpartition(":")[0].strip("[]")
     return (("grpc.enable_http_proxy", 0),) if host == "localhost" or _literal(host) else ()
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for a name."""
+    """The address, or None if `host` is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -55,10 +56,11 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def refused(message: str, access: ConnectionAccess) -> str:
-    """What a broken handshake may mean: only the server's log has the reason."""
+    """What a broken TLS handshake may mean: the client sees no reason, only the server's log has
+    it."""
     if "Socket closed" not in message and "Connection reset" not in message:
         return ""
-    if "Stream removed" in message:  # it had been heard, and was killed
+    if "Stream removed" in message:  # the connection had worked, and was then cut
         return ""
     if not access.tls:
         return ". The server may require TLS: --tls --ca FILE"
@@ -67,13 +69,13 @@ def refused(message: str, access: ConnectionAccess) -> str:
 
 
 def named(access: ConnectionAccess, actor: str) -> tuple[tuple[str, str], ...]:
-    """The same, with who asks: a server without credentials keeps this name."""
+    """The metadata plus the caller's name, which a server without credentials records."""
     plain = "".join(letter for letter in actor if " " < letter <= "~")[:100]
     return (*metadata(access), ("trefoil-client", plain or "console"))
 
 
 def metadata(access: ConnectionAccess) -> tuple[tuple[str, str], ...]:
-    """The token as gRPC metadata. Read again for every call: tokens are rotated."""
+    """The token as gRPC metadata. It is read again for every call, as tokens are rotated."""
     if access.token_file is None:
         return ()
     return (("authorization", f"Bearer {access.token_file.read_text().strip()}"),)

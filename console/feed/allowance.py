@@ -1,5 +1,5 @@
-"""How much one server may send. Above it the feed stops reading for a while, and gRPC's flow
-control slows the server down: a server that floods costs the others nothing."""
+"""Limits how much one server may send. Above the limit the feed stops reading for a while, and
+gRPC's flow control slows that server down. So a server that floods costs the others nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BYTES_PER_S = float(2 << 20)
 ROWS_PER_S = 5_000.0
 BURST_S = 30.0
 LONGEST_WAIT_S = 4.0  # shorter than the silence after which a server counts as stale
-ROW_BYTES = 256 << 10  # of one row on the wire; a profile of 4,096 cells has 40 kB
+ROW_BYTES = 256 << 10  # limit of one row on the wire; a profile of 4,096 cells has 40 kB
 SNAPSHOT_BYTES = 4 << 20
-BATCH_BYTES = 4 << 20  # handed on at once
-CALM_S = 30.0  # without a wait, after which the flood is over
+BATCH_BYTES = 4 << 20  # limit of one batch handed on
+CALM_S = 30.0  # after this long without a wait, the flood is over
 
 
 @dataclass(eq=False)
@@ -31,12 +31,12 @@ class Allowance:
     def __post_init__(self) -> None:
         self._bytes, self._rows = self.bytes_per_s * self.burst_s, self.rows_per_s * self.burst_s
         self._at = self.clock()
-        self._held_at: float | None = None  # when it was last held back
+        self._held_at: float | None = None  # when reading was last paused
         self._since = 0.0
         self._seen_bytes = self._seen_rows = 0
 
     def wait_s(self, rows: int, size: int) -> float:
-        """Counts what came; how long to stop reading for it."""
+        """Count what arrived; returns for how long to stop reading."""
         now = self.clock()
         passed, self._at = now - self._at, now
         full = self.burst_s
@@ -56,7 +56,7 @@ class Allowance:
         return self._held_at is not None and self.clock() - self._held_at < CALM_S
 
     def message(self) -> str:
-        """What it sends and what is read, or ""."""
+        """What the server sends and what is read, as a sentence; "" while there is no flood."""
         if not self.flooding:
             return ""
         seconds = max(self.clock() - self._since, 1.0)

@@ -1,5 +1,5 @@
-"""Waits between attempts: doubling, with full jitter, so that a fleet that comes back is not met
-by all consoles at once."""
+"""Waits between attempts: doubling, with full jitter, so that the consoles do not all reconnect to
+a returning fleet at the same moment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Backoff:
         self.attempts = 0
 
     def wait_s(self) -> float:
-        """Seconds before the next attempt. Never less than a tenth of the bound, or a server that
-        refuses at once would be asked in a tight loop."""
+        """Seconds before the next attempt: at least a tenth of the bound, or a server that refuses
+        at once would be called in a tight loop."""
         bound = min(self.most_s, self.first_s * 2.0 ** min(self.attempts, 20))
         self.attempts += 1
         return self.uniform(bound / 10, bound)
 
     def lived(self, seconds: float) -> None:
-        """The last connection held this long; a healthy one forgets the failures before it."""
+        """Report that the last connection lasted this long; a healthy one resets the failures
+        before it."""
         if seconds >= self.healthy_s:
             self.attempts = 0
 

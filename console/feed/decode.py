@@ -1,5 +1,6 @@
-"""Wire messages into rows. A server may be wrong, old or hostile: texts are made plain and
-bounded, lists are bounded, and a row that cannot be true is refused with the reason."""
+"""Turns wire messages into rows. A server may be wrong, old or hostile: control characters are
+removed from texts, texts and lists are bounded, and a row that cannot be true is refused with the
+reason."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def event(message: observe_pb2.WatchEvent, server: str, received_ms: float) -> R
         raise RowRefused(f"{kind}: {size:,} bytes; the limit is {longest:,}")
     row: Any = build(KINDS[kind], getattr(message, kind))
     _check(kind, row)
-    if kind == "snapshot" and row.host.at_unix_ms:  # on the axis, also where time is simulated
+    # On the axis's clock, also where time is simulated.
+    if kind == "snapshot" and row.host.at_unix_ms:
         at_ms = message.server_unix_ns // 1_000_000 or row.host.at_unix_ms
         row = dataclasses.replace(row, host=dataclasses.replace(row.host, at_unix_ms=at_ms))
     return ReceivedRow(
@@ -78,7 +80,7 @@ def build(kind: type[T], message: Any) -> T:
 
 @cache
 def _plan(kind: Any, message: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    """One reader a field. Fields that the message does not have keep their default."""
+    """One reader for each field. Fields that the message does not have keep their default."""
     hints = get_type_hints(kind)
     described = message.DESCRIPTOR.fields_by_name
     return tuple(

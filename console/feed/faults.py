@@ -1,4 +1,4 @@
-"""Why a call failed, as a phrase that a person reads at night: never gRPC's own text."""
+"""Why a call failed, as a phrase for an operator; never gRPC's own text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from grpc import aio
 from console.state.sanitize import sanitized
 
 REFUSED = "connection refused"  # the machine answers, and no process listens on the port
-# What gRPC writes somewhere in its details, the decisive one first, and what it means.
+# Texts that occur in gRPC's details, the decisive one first, and what each means.
 _MEANINGS = (
     ("connection refused", REFUSED),
     ("name resolution", "the host name is not known"),
@@ -26,7 +26,7 @@ _MEANINGS = (
     ("stream removed", "the connection broke"),
     ("goaway", "the server closed the connection"),
 )
-# For the rest: the code, and whether the server's own sentence follows it.
+# For all other errors: the code, and whether the server's own sentence follows it.
 _CODES = {
     grpc.StatusCode.UNAVAILABLE: ("the connection broke", False),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("no answer in time", False),

@@ -1,4 +1,4 @@
-"""What the whole fleet does as one: all of it or none. As `server fleet` does it."""
+"""Switches the whole fleet as one, all or nothing, as `server fleet` does."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ async def activate_all(peers: Sequence[Peer], action: Action) -> str:
 async def _all_or_none(
     peers: Sequence[Peer], stamp: str, forth: Callable[[Peer], Awaitable[Any]]
 ) -> str:
-    """Switch all; on a failure those that switched go back to what each served before."""
+    """Switch all servers. On a failure, those that switched go back to the bundle they served
+    before."""
     before = {peer.address: peer.stamp for peer in peers}
     errors = await _each(peers, forth)
-    stuck = await _each(peers, Peer.look)  # an answer may be lost, a switch may not be
+    # An answer may be lost, so look at what each server really serves.
+    stuck = await _each(peers, Peer.look)
     failed = [p for p in peers if p.stamp != stamp or p.address in stuck]
     if not failed:
         return f"{stamp[:12]} on {len(peers)} servers"
@@ -75,7 +77,7 @@ async def _look_all(peers: Sequence[Peer]) -> None:
 
 
 async def _each(peers: Sequence[Peer], call: Callable[[Peer], Awaitable[Any]]) -> dict[str, str]:
-    """Address -> what went wrong, of those where something did."""
+    """Address -> error, for the servers where the call failed."""
 
     async def one(peer: Peer) -> str:
         try:

@@ -1,5 +1,5 @@
-"""The I/O thread: one asyncio loop holding the links to all servers. Everything outside talks to
-it by plain calls that return at once; answers come back through callbacks in this thread."""
+"""The I/O thread: one asyncio loop that holds the links to all servers. Other threads use it
+through plain calls that return at once; answers arrive through callbacks in this thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from server.telemetry.rows import AlertRow, AnnotationRow, SilenceRow
 log = logging.getLogger(__name__)
 MOST_BACKLOG = 20_000  # rows of 1 KiB or less waiting for the disk before the feed stops reading
 CALL_S = 10.0
-MOST_FOUND = 1000  # rows of a search, of each server: as many as it sends
+MOST_FOUND = 1000  # rows of a search from each server: as many as a server sends
 
 
 class RowSink(Protocol):
@@ -59,7 +59,7 @@ class Hub:
     def __post_init__(self) -> None:
         self._links: dict[str, ServerLink] = {}
         self._states: dict[str, Link] = {}
-        self._offsets: dict[str, float] = {}  # as the sink got them, ms
+        self._offsets: dict[str, float] = {}  # in ms, as last given to the sink
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -78,7 +78,7 @@ class Hub:
             self._call(link.retry_now)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Ends every stream and joins the thread."""
+        """End every stream and join the thread."""
         if not self._thread.is_alive():
             return
         self._started.wait(timeout_s)
@@ -88,17 +88,18 @@ class Hub:
         self._thread.join(timeout_s)
 
     def act(self, action: Action, done: Callable[[Action, str, str], None]) -> None:
-        """Send one action; `done(action, state, detail)` with waiting, done or refused."""
+        """Send one action; `done(action, state, detail)` gets the state waiting, done or
+        refused."""
         self._call(lambda: self._spawn(self._act(action, done)))
 
     def fetch(
         self, server: str, prediction_id: str, done: Callable[[bytes | None, str], None]
     ) -> None:
-        """Ask for a kept payload; `done(serialized Example or None, why not)`."""
+        """Ask for a kept payload; `done(serialized Example or None, error)`."""
         self._call(lambda: self._spawn(self._fetch(server, prediction_id, done)))
 
     def search(self, wanted: SearchServers, done: Callable[[Searched], None]) -> None:
-        """Ask the servers for rows of the past; what they find goes to the sink before `done`."""
+        """Ask the servers for past rows; the sink gets what they find before `done` is called."""
         self._call(lambda: self._spawn(self._search(wanted, done)))
 
     def _call(self, work: Callable[[], object]) -> None:
@@ -143,8 +144,8 @@ class Hub:
 
     def _link_changed(self, link: Link) -> None:
         self._states[link.address] = link
-        # From the first row on: before, the cache has no line for this server to keep it in.
-        # A simulated clock has no offset that lasts.
+        # Only after the first row: before it, the cache has no line of this server to store the
+        # offset in. A simulated clock has no constant offset.
         real = link.heard_s and link.simulated is None
         if real and self._offsets.get(link.address) != link.offset_ms:
             self._offsets[link.address] = link.offset_ms
@@ -167,8 +168,8 @@ class Hub:
         wanted: Sequence[str],
         done: Callable[[list[tuple[str, str, str]], str], None],
     ) -> None:
-        """Ask for the bundles with one of the `wanted` roles there; `done((stamp, name, roles) of
-        each, why not)`."""
+        """Ask a server for its bundles with one of the `wanted` roles; `done((stamp, name, roles)
+        of each, error)`."""
 
         async def ask() -> None:
             try:
@@ -217,7 +218,8 @@ class Hub:
         done(action, "done", "")
 
     async def _annotate(self, stub: observe_pb2_grpc.ObserveStub, action: Action) -> None:
-        """By the server's clock; and as the server answers it, without waiting for the watch."""
+        """Send a note with its times on the server's clock, and store the server's answer without
+        waiting for the watch stream."""
         link = self._links[action.server]
         identity, *times = action.target.split(action_kinds.LABEL)
         request = observe_pb2.AnnotateRequest(
@@ -231,7 +233,8 @@ class Hub:
         self.sink.put([ReceivedRow(action.server, 0, "", time.time() * 1000, note)])
 
     def _put_answer(self, server: str, answer: observe_pb2.AlertAction) -> None:
-        """The alert and the silence as the server answers them, without waiting for the watch."""
+        """Store the alert and the silence from the server's answer, without waiting for the watch
+        stream."""
         now_ms = time.time() * 1000
         rows: list[AlertRow | SilenceRow] = []
         if answer.HasField("alert") and answer.alert.id:
@@ -262,7 +265,7 @@ class Hub:
         done(Searched(len(asked) - len(troubles), "; ".join(troubles)[:300], full))
 
     async def _search_one(self, server: str, wanted: SearchServers) -> tuple[int, str]:
-        """(rows found, why none)."""
+        """(rows found, the error if any)."""
         if wanted.prediction_id:
             request = observe_pb2.SamplesRequest(prediction_ids=[wanted.prediction_id])
         else:

@@ -1,4 +1,4 @@
-"""One server: connect, watch, resume. Whatever it does stays inside its own link."""
+"""The link to one server: connect, watch, resume. A failure stays within its own link."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from console.state.sanitize import sanitized
 from proto import observe_pb2, observe_pb2_grpc
 
 log = logging.getLogger(__name__)
-HANDED_S = 0.1  # rows are handed on at most this much later than they came
+HANDED_S = 0.1  # rows are handed on at most this much after they arrive
 CLOCK_EVERY_S = 15.0
-QUIET_S = 30.0  # a watch without messages for so long is checked
+QUIET_S = 30.0  # while no rows wait to be handed on, the watch loop wakes after this long
 CALL_S = 10.0
 SLICES_EVERY_S = 600.0
 MOST_SLICES = 20
 CAUGHT_UP_MS = 3000.0
-HISTORY_S = 24 * 3600.0  # how far back a console that knows nothing asks
-SIMULATED_HISTORY_S = 14 * 86400.0  # the same, of time that passes in minutes
+HISTORY_S = 24 * 3600.0  # how far back a console without rows asks
+SIMULATED_HISTORY_S = 14 * 86400.0  # the same for simulated time, which passes in minutes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class ServerLink:
         self._offset = ClockOffset()
         self._now = asyncio.Event()
         self._stub: observe_pb2_grpc.ObserveStub | None = None
-        self._hole_ms: float | None = None  # rows are missing since then
+        self._hole_ms: float | None = None  # rows since this moment are missing
 
     async def run(self) -> None:
-        """Until cancelled: one connection after another."""
+        """Connect again and again until cancelled."""
         while True:
             began = time.monotonic()
             why = "the server closed the stream"
@@ -84,7 +84,7 @@ class ServerLink:
             except (OSError, ValueError) as error:
                 why = sanitized(str(error), 300)
             except Exception:
-                # The edge of the feed: a fault of ours with one server must not end the others.
+                # The edge of the feed: a fault in handling one server must not end the other links.
                 log.exception("link to %s failed; trying again", self.link.address)
                 why = "internal error of the console; see its log"
             self._stub = None
@@ -97,7 +97,7 @@ class ServerLink:
 
     @property
     def stub(self) -> observe_pb2_grpc.ObserveStub | None:
-        """For single calls (samples, actions); None while not connected."""
+        """The stub for single calls (samples, actions); None while not connected."""
         return self._stub
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -105,7 +105,8 @@ class ServerLink:
 
     async def _pause(self, why: str) -> None:
         wait_s = self.backoff.wait_s()
-        # Two quick attempts are a blink, not a loss: no red flash for a restart.
+        # Two quick attempts count as a short interruption, not a loss: a restart shows no red
+        # state.
         state = "reconnecting" if self.backoff.attempts <= 2 else "lost"
         self._change(state=state, detail=why)
         self._now.clear()
@@ -136,7 +137,7 @@ class ServerLink:
         await _until_done(watch, tasks)
 
     async def _measure(self, stub: observe_pb2_grpc.ObserveStub) -> observe_pb2.WatchEvent:
-        """One snapshot, timed: its round trip gives the clock offset."""
+        """Request one snapshot and time it: its round trip gives the clock offset."""
         sent = self.clock() * 1000
         request = observe_pb2.WatchRequest(once=True)
         found: observe_pb2.WatchEvent | None = None
@@ -157,11 +158,13 @@ class ServerLink:
             await self._take([await self._measure(stub)])
 
     async def _history(self, stub: observe_pb2_grpc.ObserveStub, hole_ms: float) -> None:
-        """Fill the hole since this server was last heard; a cursor of another life cannot."""
+        """Fetch the rows since this server was last heard; a cursor of an earlier server process
+        cannot."""
         now_ms = self.clock() * 1000
         from_ms = max(hole_ms - 60_000, now_ms - HISTORY_S * 1000)
         if self.link.simulated is not None:
-            # A hole in our time is of any length in the server's: all that it plays is asked for.
+            # A gap in real time has any length in simulated time, so everything the server plays is
+            # fetched.
             now_ms = self._server_ms()
             from_ms = max(0.0, now_ms - SIMULATED_HISTORY_S * 1000)
         request = observe_pb2.HistoryRequest(
@@ -171,21 +174,21 @@ class ServerLink:
         size = 0
         try:
             async for message in stub.History(request, metadata=self.metadata()):
-                message.cursor = 0  # rows of the past move no cursor
+                message.cursor = 0  # past rows move no cursor
                 rows.append(message)
                 size += message.ByteSize()
                 if len(rows) >= 500 or size >= BATCH_BYTES:
                     await self._take(rows)
                     rows, size = [], 0
         except aio.AioRpcError as error:
-            # An older server has no history; what it streams from now on is still worth having.
+            # An older server has no history; what it streams from now on is still useful.
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
         await self._take(rows)
-        self._hole_ms = None  # only now: a connection lost half way leaves the hole open
+        self._hole_ms = None  # only now: a connection lost half way leaves the gap open
 
     async def _keep_searching(self, stub: observe_pb2_grpc.ObserveStub) -> None:
-        """The worst slices are searched on demand; a server without them is not broken."""
+        """Search the worst slices from time to time; a server without this call is not an error."""
         while True:
             simulated = self.link.simulated is not None
             now_ms = int(self._server_ms() if simulated else self.clock() * 1000)
@@ -223,7 +226,7 @@ class ServerLink:
                 if rows and (time.monotonic() >= due or full):
                     await self._take(rows)
                     rows, size, due = [], 0, time.monotonic() + HANDED_S
-                if done:  # the next is asked for only now: a wait above is back-pressure
+                if done:  # the next read starts only now: a wait above is back-pressure
                     pending = asyncio.ensure_future(call.read())
         finally:
             pending.cancel()
@@ -231,7 +234,8 @@ class ServerLink:
             await self._take(rows)
 
     async def _take(self, messages: Sequence[observe_pb2.WatchEvent]) -> None:
-        """Decode, refuse what cannot be true, hand the rest on, and remember where we are."""
+        """Decode the messages, refuse rows that cannot be true, hand the rest on, and remember the
+        position."""
         if not messages:
             return
         now_ms = self.clock() * 1000
@@ -243,13 +247,14 @@ class ServerLink:
         for message in messages:
             if message.HasField("snapshot"):
                 self._note_clock(message, now_ms / 1000)
-                # It may be newer than the rows sent so far: resuming from it would skip them.
+                # A snapshot may be newer than the rows sent so far: resuming from its cursor would
+                # skip them.
                 message.cursor = 0
             if message.cursor:
                 self.known = FeedPosition(sanitized(message.instance, 100), message.cursor, now_ms)
             if self._hole_ms is not None:
-                # Not remembered on disk before the hole is filled: a console that ends now must
-                # ask for it again.
+                # The disk must not remember the cursor before the gap is filled: a console that
+                # ends now must ask for these rows again.
                 message.cursor = 0
             try:
                 found = event(message, self.link.address, now_ms)
@@ -261,7 +266,7 @@ class ServerLink:
         await self.sink(events)
         behind_ms = now_ms - (last.server_unix_ns / 1e6 - (self._offset.offset_ms or 0.0))
         if self.link.simulated is not None:
-            behind_ms = 0.0  # its clock runs away from ours with every row
+            behind_ms = 0.0  # a simulated clock moves away from this machine's with every row
         state = self.link.state
         if self._stub is not None:
             late = behind_ms > CAUGHT_UP_MS or self._hole_ms is not None
@@ -281,11 +286,11 @@ class ServerLink:
         if speed > 0:
             shown = SimulatedTime(message.server_unix_ns / 1e9, now_s, speed)
             self._change(simulated=shown, offset_ms=math.nan, rtt_ms=math.nan)
-        elif self.link.simulated is not None:  # it was started again without
+        elif self.link.simulated is not None:  # the server was restarted without simulated time
             self._change(simulated=None)
 
     def _server_ms(self) -> float:
-        """Its time now, by the clock that dates its rows."""
+        """The server's time now, on the clock that dates its rows."""
         shown = self.link.simulated
         now_s = self.clock()
         return (shown.now_s(now_s) if shown is not None else now_s) * 1000
@@ -298,7 +303,7 @@ class ServerLink:
 
 
 async def _until_done(main: asyncio.Future[None], tasks: set[asyncio.Future[None]]) -> None:
-    """Until `main` ends or any of `tasks` fails; nothing outlives this call."""
+    """Wait until `main` ends or any of `tasks` fails; no task outlives this call."""
     try:
         while not main.done():
             done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

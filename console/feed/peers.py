@@ -1,4 +1,4 @@
-"""The servers that an action of an operator asks, and their refusals as sentences."""
+"""The servers that an operator's action calls, and their refusals as sentences."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from proto import (  # fmt: skip
 )
 
 CALL_S = 30.0
-LONG_S = 600.0  # loading a bundle again, draining, hashing it
+LONG_S = 600.0  # loading a bundle again, draining, hashing a bundle
 LONGEST_S = 3600.0  # a rehearsal of 500 payloads
 UNSURE = "no answer in time; it may have happened: look at the events of the server"
 
 
 class ActionRefused(Exception):
-    """Nothing happened, or all went back; the message is for the person who asked."""
+    """Nothing happened, or everything was undone. The message is for the person who asked."""
 
 
 @dataclass
 class Peer:
-    """One server that is asked. `roles` has what each stamp is there for."""
+    """One server of an action. `roles` maps each stamp to its roles on that server."""
 
     address: str
     channel: aio.Channel
@@ -49,7 +49,7 @@ class Peer:
         return await method(request, timeout=timeout_s, metadata=self.metadata)
 
     async def last(self, method: Any, request: Any, timeout_s: float = LONG_S) -> Any:
-        """Of a stream of progress the last message."""
+        """The last message of a progress stream."""
         found = None
         async for message in method(request, timeout=timeout_s, metadata=self.metadata):
             found = message
@@ -80,7 +80,7 @@ class Peer:
 
 
 def refused(error: aio.AioRpcError, kind: action_kinds.ActionKind) -> str:
-    """Why, as a sentence; never gRPC's own text."""
+    """The reason as a sentence; never gRPC's own text."""
     if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return action_kinds.refusal(kind, sanitized(str(error.details()), 200))
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,1 +1,1 @@
-"""Finding things: by name, by time in words, by a link. Pure."""
+"""Finds things by name, by a time range in text, or by a link. Pure."""

@@ -1,6 +1,6 @@
-"""One line of text to what it may mean: servers, features, slices, alerts, predictions by id, times
-and commands, best match first. For an unknown slice or name the result reports that, with
-the nearest known one. Pure."""
+"""Matches one line of text against servers, features, slices, alerts, predictions by id, times and
+commands, best match first. An unknown slice or name is reported, with the nearest known one.
+Pure."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from console.state.timetext import clock_text
 from server.telemetry.filters import BadFilter, Clause, equals, parse_filter, slice_name
 
 MOST = 40
-NEAR = 0.6  # difflib's ratio from which a name is offered for another
+NEAR = 0.6  # difflib's ratio from which a similar name is suggested
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _ORDER = ("server", "slice", "feature", "alert", "prediction", "time", "command")
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One line of the list. What it does: `command` runs the one of that id; `span` shows that
-    time; else `panel` is shown at `key` and `at_s`."""
+    """One line of the list. A choice runs `command` if it has one, or shows the time `span` if it
+    has one, or else opens `panel` at `key` and `at_s`."""
 
-    kind: str  # one of _ORDER, or "none" for a sentence without anything to do
+    kind: str  # one of _ORDER, or "none" for a sentence that does nothing
     title: str
     detail: str = ""
     panel: str = ""
@@ -39,7 +39,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What can be found, from one board."""
+    """What can be found, taken from one board."""
 
     hits: tuple[Hit, ...] = ()
     slices: tuple[str, ...] = ()  # name=value
@@ -74,7 +74,7 @@ def known_of(board: Board | None) -> Known:
 
 
 def slices_of(board: Board) -> tuple[str, ...]:
-    """Every slice a server has named, as a filter line names it."""
+    """Every slice that a server has named, in the notation of the filter line."""
     found = dict.fromkeys(
         part
         for text in (
@@ -94,7 +94,7 @@ def _as_filter(part: str) -> str:
 
 
 def _features(board: Board) -> list[Hit]:
-    """Each once, where it has shifted most: the lines come worst first."""
+    """Each feature once, where it has shifted most: the drift lines come worst first."""
     seen: dict[str, Hit] = {}
     for line in board.drift:
         row = line.row
@@ -105,8 +105,8 @@ def _features(board: Board) -> list[Hit]:
 
 
 def find(text: str, known: Known, commands: Iterable[Hit]) -> tuple[Hit, ...]:
-    """Best first; with nothing typed every command. Never empty: a line without a meaning gets an
-    entry that explains this."""
+    """The hits for a text, best first; without a text, every command. A text that matches nothing
+    gets an entry that explains this."""
     wanted = text.strip().lower()
     commands = list(commands)
     if not wanted:
@@ -128,7 +128,8 @@ def find(text: str, known: Known, commands: Iterable[Hit]) -> tuple[Hit, ...]:
 
 
 def _rank(wanted: str, title: str) -> int | None:
-    """0 equal, 1 a word of it begins so, 3 it has every word; None: no match."""
+    """0: equal, 1: one of its words begins with the text, 3: it contains every word. None: no
+    match."""
     low = title.lower()
     if low == wanted:
         return 0
@@ -157,7 +158,8 @@ def _commands(wanted: str, commands: Sequence[Hit]) -> list[tuple[tuple[int, int
 
 
 def _prediction(wanted: str) -> list[tuple[tuple[int, int, int], Hit]]:
-    """An id is looked up at the servers, which hold all; its first digits are enough."""
+    """A prediction id. The servers, which hold all rows, are asked for it; its first digits are
+    enough."""
     digits = wanted.removeprefix("id=").replace("-", "")
     if not _ID.fullmatch(digits):
         return []
@@ -177,7 +179,7 @@ def _time(text: str, now_s: float) -> list[tuple[tuple[int, int, int], Hit]]:
 
 def misspelt(line: str, slices: Sequence[str]) -> str:
     """`no slice site=bb is known; did you mean site=b?` for the first term of a filter line that
-    names a slice nobody reported; empty otherwise, and while no slice is known at all."""
+    names a slice no server has reported. Empty otherwise, and while no slice is known at all."""
     if not slices or "=" not in line:
         return ""
     try:
@@ -206,7 +208,7 @@ def _is_known(clause: Clause, slices: Sequence[str]) -> bool:
 
 
 def nearest(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
-    """Those that are spelt most like it."""
+    """The names with the most similar spelling."""
     by_low = {name.lower(): name for name in names}
     found = difflib.get_close_matches(wanted.lower(), by_low, most, NEAR)
     return [by_low[low] for low in found]

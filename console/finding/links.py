@@ -1,6 +1,6 @@
-"""A view as a link: `trefoil://10.0.0.1:8433/latency?at=…&window=30m`. It opens what the copied
-command line opens. A link names servers and never a file, a credential or an action: it may come
-from a chat, so its reader connects with its own credentials, and only to servers it watched
+"""A view as a link: `trefoil://10.0.0.1:8433/latency?at=…&window=30m`. It opens the same view as
+the copied command line. A link names servers and never a file, a credential or an action. As it may
+come from a chat, its reader connects with their own credentials, and only to servers watched
 before. Pure."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from console.state.dashboard import View
 
 SCHEME = "trefoil"
 LONGEST = 8000  # characters; a desktop hands a link over as one argument
-FIELDS = ("at", "window", "filter", "measure", "expect")  # as the console's flags of these names
+FIELDS = ("at", "window", "filter", "measure", "expect")  # named as the console's flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ def link(
     servers: Sequence[str],
     tls: bool,
 ) -> str:
-    """Of the same view as `command_lines.view`. `line` is the filter line of the predictions."""
+    """The link to the view that `command_lines.view` opens. `line` is the filter line of the
+    predictions."""
     values = command_lines.view_values(shown, span, panel, line)
     given = {**values, "panel": "", "tls": "1" if tls else ""}  # the panel is the path
     query = urlencode({name: value for name, value in given.items() if value}, quote_via=quote)
@@ -47,7 +48,8 @@ def is_link(text: str) -> bool:
 
 
 def parse(text: str) -> ViewLink:
-    """Raises ValueError with what is wrong; names that a newer console may send are left out."""
+    """Raises ValueError with what is wrong. Unknown names, which a newer console may send, are
+    ignored."""
     if len(text) > LONGEST:
         raise ValueError(f"the link has {len(text):,} characters; the limit is {LONGEST:,}")
     parts = urlsplit(text)

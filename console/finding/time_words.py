@@ -1,4 +1,4 @@
-"""A time range in words: "last 3 h", "yesterday 14:00-15:00", "03:12-03:40", or two moments. Always
+"""Parses a time range: "last 3 h", "yesterday 14:00-15:00", "03:12-03:40", or two moments. Always
 UTC, as everything else the console shows. Pure."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """Unix seconds; `live`: it ends now and follows the clock."""
+    """Unix seconds. `live`: the range ends now and follows the clock."""
 
     from_s: float
     to_s: float
@@ -30,7 +30,7 @@ class TimeRange:
 
     @property
     def text(self) -> str:
-        """How it is shown before it is chosen."""
+        """The range as text, shown before it is chosen."""
         if self.live:
             return f"the last {span_text(self.to_s - self.from_s)}, following the clock"
         form = "%Y-%m-%d %H:%M:%S"
@@ -69,14 +69,14 @@ def _last(found: re.Match[str], now_s: float) -> TimeRange:
 
 
 def _ago(found: re.Match[str], now_s: float) -> TimeRange:
-    """Around that moment: a tenth of the distance on both sides, at least a minute."""
+    """A range around that moment: a tenth of the distance on both sides, at least a minute."""
     back = float(found.group(1)) * _UNITS[found.group(2)[0]]
     half = max(back / 10, 60.0)
     return TimeRange(now_s - back - half, now_s - back + half)
 
 
 def _day(name: str, now_s: float) -> float:
-    """Its midnight; a weekday is the last one, today not counted."""
+    """Midnight at the start of the day. A weekday is the last one before today."""
     today = now_s - now_s % DAY_S
     if name in ("", "today"):
         return today
@@ -102,11 +102,11 @@ def _whole_day(found: re.Match[str], now_s: float) -> TimeRange:
 
 
 def _hours(found: re.Match[str], now_s: float) -> TimeRange:
-    """`yesterday 14:00-15:00`; without a day the last time these hours began."""
+    """`yesterday 14:00-15:00`. Without a day, the last time that these hours began."""
     day = _day(found.group(1) or "", now_s)
     begin, end = day + _clock(found.groups()[1:4]), day + _clock(found.groups()[4:7])
     if end <= begin:
-        end += DAY_S  # over midnight
+        end += DAY_S  # the range crosses midnight
     if not found.group(1) and begin >= now_s:
         begin, end = begin - DAY_S, end - DAY_S
     return TimeRange(begin, end)

@@ -1,1 +1,2 @@
-"""Two looks at the cache: what changed, and two sides compared. Maths alone: no Qt, no database."""
+"""Two comparisons of what the cache holds: what changed, and two sides. Maths only: no Qt, no
+database."""

@@ -1,11 +1,12 @@
 """What changed between two windows, and how much of the change each candidate explains.
 
-Rows are bad or good: late or failed, or wrong. The rise is the bad share after minus that before.
-A group of rows (a client, a slice, a server since its deploy) gave to it its bad rows after over
-all rows after, minus its bad rows before over all rows before; over a division of all rows these
-parts add up to the rise. `explains` is the group's part of the rise minus its share of the rows
-before: 0 for a group that is as bad as its size makes it, 1 for one that was not there and brought
-all of it. The parts of the mean time a stage took are ranked by the same measure. Pure."""
+Rows are bad or good: late or failed, or wrong. The rise is the bad share after minus that before. A
+group of rows (a client, a slice, a server since its deploy) contributes a part: its bad rows after
+divided by all rows after, minus its bad rows before divided by all rows before. If groups divide
+all rows between them, their parts add up to the rise. `explains` is the group's part of the rise
+minus its share of the rows before: 0 for a group that is as bad as its size makes it, 1 for one
+that was not there and brought all of it. The parts of the mean time a stage took are ranked by the
+same measure. Pure."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from typing import TypeVar
 
 from console.state.units import Z95, milliseconds, percent, percent_of
 
-LEAST = 0.05  # explains, or moves its share by, less: not listed
-NEW_LEAST = 20  # rows after of a client or a slice that is called new
-CHANCE_Z = Z95  # below, the difference of two shares may be chance
+LEAST = 0.05  # entries that explain less, and whose share moves less, are not listed
+NEW_LEAST = 20  # a client or a slice is called new from this many rows after
+CHANCE_Z = Z95  # below this z, the difference of two shares may be chance
 MOST = 40
 
 
 @dataclass(frozen=True, slots=True)
 class BadCounts:
-    """Rows, and the bad ones among them, in the window before and in the one after."""
+    """Rows, and the bad ones among them, in the window before and in the window after."""
 
     rows_before: float = 0.0
     bad_before: float = 0.0
@@ -33,7 +34,7 @@ class BadCounts:
 
     @property
     def before(self) -> float:
-        """Bad share; NaN without rows."""
+        """Bad share before; NaN without rows."""
         return _share(self.bad_before, self.rows_before)
 
     @property
@@ -46,7 +47,7 @@ class BadCounts:
 
     @property
     def z(self) -> float:
-        """Of the difference of both shares, pooled; 0 where it cannot be known."""
+        """The z value of the difference of both shares, pooled; 0 where it cannot be computed."""
         rows = self.rows_before + self.rows_after
         if not self.rows_before or not self.rows_after:
             return 0.0
@@ -56,14 +57,14 @@ class BadCounts:
 
     @property
     def rose(self) -> bool:
-        """More than chance explains."""
+        """Whether the bad share rose by more than chance explains."""
         return self.z > CHANCE_Z
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A candidate. `what` is one of KINDS, `of` its name for people; `panel`, `key` and `at_s` are
-    where a look at it leads."""
+    """A candidate. `what` is one of KINDS, `of` its display name. `panel`, `key` and `at_s` give
+    the view that shows it."""
 
     what: str
     of: str
@@ -89,8 +90,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One line of the answer. `explains` NaN: nothing rose that it could explain. The shares are
-    of all rows; of a stage, of the time."""
+    """One line of the answer. `explains` is NaN when no rise needs an explanation. The shares are
+    shares of all rows; for a stage, of the time."""
 
     what: str
     of: str
@@ -102,13 +103,13 @@ class Explained:
     panel: str = ""
     key: str = ""
     at_s: float = math.nan
-    share: str = ""  # "17 % → 25 %", of the rows or of the time; "new: 5 %"
-    bad: str = ""  # "0.1 % → 9 %" of them late, failed or wrong; of a stage its time
+    share: str = ""  # "17 % → 25 %" of the rows or of the time; "new: 5 %"
+    bad: str = ""  # "0.1 % → 9 %" of its rows late, failed or wrong; for a stage, its time
     rows: str = ""  # "704 → 708"
 
     @property
     def weight(self) -> float:
-        """What the list is ordered by."""
+        """The sort key of the list."""
         if self.explains == self.explains:
             return self.explains
         return -1.0 + min(abs(self.share_after - self.share_before), 0.99)
@@ -116,17 +117,17 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One kind of bad rows over all that is known, with every candidate."""
+    """One kind of bad rows over all known rows, with every candidate."""
 
     measure: str
     whole: BadCounts
     groups: tuple[Group, ...] = ()
-    note: str = "of all requests"  # what it was counted on
+    note: str = "of all requests"  # what was counted
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Mean milliseconds a request by stage, and over all, before and after."""
+    """Mean milliseconds of a request by stage before and after, and the number of requests."""
 
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
@@ -136,8 +137,8 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class WhatChanged:
-    """The answer for two windows (unix seconds). `sentences`: each measure in one, and what the
-    figures are made of."""
+    """The answer for two windows (unix seconds). `sentences` has one sentence for each measure, and
+    one on what the figures are based on."""
 
     before: tuple[float, float]
     after: tuple[float, float]
@@ -146,7 +147,7 @@ class WhatChanged:
 
 
 def explains(counts: BadCounts, whole: BadCounts) -> float:
-    """Part of the rise minus share of the rows before; NaN while nothing rose."""
+    """The group's part of the rise minus its share of the rows before; NaN if there is no rise."""
     if not whole.rose:
         return math.nan
     gave = _part(counts.bad_after, whole.rows_after) - _part(counts.bad_before, whole.rows_before)
@@ -160,7 +161,7 @@ def ranked(
     after: tuple[float, float],
     known: str = "",
 ) -> WhatChanged:
-    """Everything that explains or moved enough to be worth a look, most first."""
+    """Everything that explains or moved enough to be worth a look, the most first."""
     found: dict[tuple[str, str], Explained] = {}
     for one in measured:
         for group in one.groups:
@@ -175,7 +176,7 @@ def ranked(
 
 
 def _keep(found: dict[tuple[str, str], Explained], one: Explained | None) -> None:
-    """Of one candidate the measure that it explains most of."""
+    """Keep the measure that this candidate explains most of."""
     if one is None:
         return
     held = found.get((one.what, one.of))
@@ -208,13 +209,13 @@ def _finding(of: Measured, group: Group) -> Explained | None:
 
 
 def _both(counts: BadCounts) -> str:
-    """The bad shares before and after, and where each lies with 95 %."""
+    """The bad shares before and after, each with its 95 % interval."""
     before = percent_of(counts.before, counts.rows_before)
     return f"{before} → {percent_of(counts.after, counts.rows_after)}"
 
 
 def _share_text(group: Group, before: float, after: float) -> str:
-    """`17 % → 25 %`, or that it is new or gone."""
+    """`17 % → 25 %`, or a note that the group is new or gone."""
     counts = group.counts
     named = group.what in ("client", "slice", "stamp", "server")
     if named and not counts.rows_before and counts.rows_after >= NEW_LEAST:
@@ -274,8 +275,8 @@ def _time_sentence(stages: Stages) -> list[str]:
 def windows(
     brush: tuple[float, float] | None, span: tuple[float, float]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(before, after): the brush and as long before it; without one the last quarter of the window
-    against the rest."""
+    """(before, after): the brush, and the same length before it. Without a brush, the last quarter
+    of the window against the rest."""
     if brush is not None:
         low, high = brush
         return (low - (high - low), low), (low, high)
@@ -290,7 +291,8 @@ Key = TypeVar("Key", bound=Hashable)
 def tallied(
     rows: Iterable[tuple[bool, bool, Sequence[Key]]],
 ) -> tuple[BadCounts, dict[Key, BadCounts]]:
-    """All rows and each of their groups. A row is (is it after, is it bad, the groups it is in)."""
+    """Counts over all rows and over each group. A row is (whether it is after, whether it is bad,
+    its groups)."""
     sums: dict[Key, list[float]] = {}
     whole = [0.0, 0.0, 0.0, 0.0]
     for after, bad, groups in rows:

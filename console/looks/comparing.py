@@ -1,5 +1,5 @@
-"""Two sides beside each other: two servers, two stamps or two windows. What differs most comes
-first; what may differ by chance comes after what does not. Pure."""
+"""Compares two servers, two stamps or two windows. The largest certain differences come first, then
+those that may be chance, then what is equal. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from console.looks.changes import CHANCE_Z, BadCounts
 from console.state.units import UNKNOWN, milliseconds, percent_of, quantity, thousands
 
 KINDS = ("servers", "stamps", "windows")
-LEAST_APART = 0.005  # of two numbers; nearer ones are the same
-LEAST_ROWS = 20  # of a side, below which its shares are not compared
-MOST_SHARES = 12  # labels and slice values of a side
+LEAST_APART = 0.005  # numbers that differ by less count as equal
+LEAST_ROWS = 20  # with fewer rows on a side, its shares are not compared
+MOST_SHARES = 12  # labels and slice values shown of a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is known of one side. `times` are milliseconds, `figures` numbers with their unit,
-    `facts` texts that are the same or not."""
+    """What is known of one side. `times` are in milliseconds, `figures` numbers with their unit,
+    `facts` texts that are either equal or not."""
 
     name: str
     requests: float = 0.0
@@ -43,8 +43,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class ComparedLine:
-    """`size` is 0 for what is equal and grows with the difference, at most 1. `sure`: chance alone
-    would make such a difference less than once in twenty, or it is a fact."""
+    """`size` is 0 for equal values and grows with the difference, up to 1. `sure`: chance alone
+    makes such a difference less than once in twenty, or it is a fact."""
 
     name: str
     here: str
@@ -64,7 +64,7 @@ class Compared:
 
 
 def compared(kind: str, here: Side, there: Side) -> Compared:
-    """Difference first: sure ones by size, then those that may be chance, then what is equal."""
+    """Sure differences by size, then those that may be chance, then what is equal."""
     lines = [
         *(_fact(name, here.facts, there.facts) for name in _names(here.facts, there.facts)),
         *(_time(name, here.times, there.times) for name in _names(here.times, there.times)),
@@ -101,7 +101,7 @@ def _figure(
 
 
 def _shared(name: str, here: Mapping[str, Share], there: Mapping[str, Share]) -> ComparedLine:
-    """A share that one side does not have is none of its rows."""
+    """Compare two shares. A share that one side lacks counts as none of its rows."""
     totals = [max((s.of for s in side.values()), default=0.0) for side in (here, there)]
     a, b = here.get(name, Share(0, totals[0])), there.get(name, Share(0, totals[1]))
     if min(a.of, b.of) < LEAST_ROWS:
@@ -117,14 +117,14 @@ def _with_n(share: Share) -> str:
 
 
 def _ratio(a: float, b: float) -> str:
-    """`x 2.10`, how many times the other side's; empty where one is not known."""
+    """`x 2.10`: how many times the other side's value; empty where one is not known."""
     if _apart(a, b) == 0:
         return ""
     return f"x {b / a:.2f}" if a else "from none"
 
 
 def _apart(a: float, b: float) -> float:
-    """|difference| over the larger of both: 0 equal, 1 one of them is 0."""
+    """|difference| divided by the larger value: 0 means equal, 1 means one of them is 0."""
     if a != a or b != b:
         return 0.0
     largest = max(abs(a), abs(b))

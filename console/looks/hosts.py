@@ -1,11 +1,11 @@
-"""What a host uses, as lines for people. Pure."""
+"""What a host uses, as lines of text. Pure."""
 
 from __future__ import annotations
 
 from console.state.domain import GpuSnapshot, HostSnapshot
 from console.state.units import share, size
 
-FULL = 0.95  # of memory or of the disk, from which it is a warning
+FULL = 0.95  # share of memory or disk from which a warning is shown
 
 
 def lines(host: HostSnapshot) -> list[tuple[str, bool]]:

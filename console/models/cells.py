@@ -1,4 +1,4 @@
-"""The content of one table cell: text, tone, and what is drawn beside it."""
+"""The content of one table cell: text, tone, and what is drawn beside the text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROW = Qt.ItemDataRole.UserRole + 2  # the row behind the cell
 class Cell:
     text: str = ""
     tone: str = "text"  # a token, severity or drift level of console.app.theme
-    # text | bar | spark | sign | deploy | skew, or a sentence with a sign and the cells right of it
-    # that it is continued over
+    # text | bar | spark | sign | deploy | skew | sentence (a sign and a text that runs on over the
+    # cells to its right) | continued (such a cell).
     kind: str = "text"
     bold: bool = False
     mono: bool = False
-    value: Any = None  # of the bar (share, marks) or the sparkline (array)
+    value: Any = None  # for a bar (share, marks), for a sparkline an array
     tip: str = ""
 
 
@@ -29,12 +29,13 @@ class Cell:
 class TableColumn:
     title: str
     cell: Callable[[Any], Cell]
-    width: int = 80  # pixels; 0 takes what is left
+    width: int = 80  # pixels; 0 takes the remaining width
     right: bool = False
-    order: Callable[[Any], Any] | None = None  # sorts on a click on the header
+    order: Callable[[Any], Any] | None = None  # the sort key for a click on the header
     tip: str = ""
-    least: int = 90  # pixels that a column without a width of its own must be left
-    spare: int = 0  # gives way when the room is scarce: the highest first; 0 never
+    least: int = 90  # least pixels of a column with width 0
+    # Where space is short, the column with the highest value is hidden first; 0: never hidden.
+    spare: int = 0
 
     @property
     def side(self) -> Qt.AlignmentFlag:

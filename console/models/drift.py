@@ -1,4 +1,4 @@
-"""Columns of the drift table. The bar is the measure chosen against its thresholds."""
+"""Columns of the drift table. The bar shows the chosen measure against its thresholds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.telemetry.drift.scores import (
     WARNING_KS,
 )
 
-# Full length of the bar, and the ticks in it; the thresholds are the server's own.
+# Value at the full length of the bar, and its ticks, which are the server's own thresholds.
 SCALES = {
     "psi": (0.5, (HIGH_PSI,)),
     "ks": (0.3, (WARNING_KS, HIGH_KS)),
@@ -30,7 +30,7 @@ INSUFFICIENT = ("insufficient", "learning", "")
 
 
 def learning(lines: Sequence[DriftLine]) -> str:
-    """`learning: 9 of about 640 rows`: how far the feature with most rows has come."""
+    """`learning: 9 of about 640 rows`, for the feature that has the most rows."""
     first = max(lines, key=lambda line: line.row.n)
     needed = first.row.n_needed or MIN_EFFECTIVE
     return f"learning: {first.row.n:,.0f} of about {needed:,.0f} rows"
@@ -41,8 +41,8 @@ def key(line: DriftLine) -> tuple[str, str]:
 
 
 def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn, ...]:
-    """`measure` comes first and draws the bar; with room the others follow as numbers. `fleet`:
-    which server a row is of is not obvious."""
+    """`measure` comes first and draws the bar; a wide table adds the others as numbers. `fleet`:
+    several servers are shown, so each row names its server."""
     others = [name for name in MEASURES if name != measure][: 3 if wide else 0]
     found = [
         TableColumn("feature", _feature, 0, least=152, order=attrgetter("row.feature")),
@@ -75,8 +75,8 @@ def _known(line: DriftLine) -> bool:
 
 
 def loudness(line: DriftLine) -> str:
-    """Its level while an alert about it fires. A shift that no alert confirms is `info`: one look
-    in twenty finds one by chance."""
+    """The level of the line while an alert about it fires. A shift without such an alert is `info`:
+    one evaluation in twenty finds a shift by chance."""
     if not _known(line):
         return "unknown"
     return line.row.level if line.firing or line.row.level == "ok" else "info"

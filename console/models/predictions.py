@@ -1,5 +1,5 @@
-"""A million predictions as a table: their numbers are known, their content comes by the page when
-it scrolls into view. Nothing here waits: a row not read yet shows a placeholder."""
+"""A million predictions as a table. Their numbers are known; their content is read a page at a time
+when it scrolls into view. Nothing here waits: a row not read yet shows a placeholder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _text(row: CachedPrediction, text: str, tone: str = "text", **more: Any) -> 
 
 
 def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
-    """`name_of` turns an address into the name people use."""
+    """`name_of` turns an address into a display name."""
 
     def at(entry: PredictionEntry) -> Cell:
         return _text(entry[1], clock_text(entry[1].at_unix_ms / 1000), "dim")
@@ -68,7 +68,8 @@ def columns(name_of: Callable[[str], str]) -> tuple[TableColumn, ...]:
     return (
         TableColumn("UTC", at, 70),
         TableColumn("server", server, 94, spare=2),
-        TableColumn("label", label, 132),  # followed by what a refused row's sentence goes on over
+        # The next columns carry on the error sentence of a refused row.
+        TableColumn("label", label, 132),
         *(TableColumn(spec.head, output(spec), 56, right=True) for spec in OUTPUTS if spec.head),
         TableColumn("mix", lambda e: _text(e[1], short_mix(e[1].mix), "dim"), 92, spare=4),
         TableColumn("stamp", lambda e: _text(e[1], e[1].stamp[:8], "dim"), 74, spare=5),
@@ -82,7 +83,7 @@ _MIX = {"text": "txt", "image": "img", "audio": "snd"}
 
 
 def short_mix(mix: str) -> str:
-    """`image+text` short enough for a column; the filter takes the full names."""
+    """`image+text` shortened to fit a column; the filter takes the full names."""
     return "+".join(_MIX.get(part, part) for part in mix.split("+"))
 
 
@@ -114,7 +115,7 @@ class PredictionsModel(ColumnsModel):
         self.endResetModel()
 
     def fill(self, rows: Mapping[int, PredictionEntry]) -> None:
-        """A page that came."""
+        """Take over a page that was read."""
         wanted = set(rows)
         for page in sorted(self._asked):
             numbers = self._numbers[page * PAGE : (page + 1) * PAGE]
@@ -131,12 +132,12 @@ class PredictionsModel(ColumnsModel):
             return
 
     def read(self) -> list[int]:
-        """Places whose rows are here, in order."""
+        """The positions whose rows are loaded, in order."""
         pages = (range(page * PAGE, (page + 1) * PAGE) for page in sorted(self._pages))
         return [place for page in pages for place in page if place < len(self._numbers)]
 
     def entry(self, place: int) -> PredictionEntry | None:
-        """The row at a place; None while it is being read or when it is gone."""
+        """The row at a position; None while it is being read, or if it was deleted."""
         if not 0 <= place < len(self._numbers):
             return None
         page = place // PAGE

@@ -1,5 +1,5 @@
-"""Quality of a fleet by slice, and the columns of its tables. Servers are added up, weighted by
-what they counted."""
+"""Quality of a fleet by slice, and the columns of its tables. Servers are added up, each weighted
+by its number of predictions or labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = (
 )
 N_LABELLED = "of {n:,} answers with a true label; in brackets where it lies with 95 %"
 N_ECE = "of {n:,} answers with a true label, and how far chance alone moves it in 95 of 100 cases"
-LEAST_GAP = -0.05  # of accuracy; less is not worth a colour
+LEAST_GAP = -0.05  # accuracy minus estimate; a smaller gap gets no colour
 N_ALL = "of {n:,} answers; in brackets where it lies with 95 %, or nearer"
 
 
@@ -27,7 +27,7 @@ def _money(value: float, unit: str) -> str:
 
 
 def merged(lines: Sequence[QualityLine]) -> dict[str, list[QualityRow]]:
-    """By slice: one row a bucket in time order, servers weighted by their predictions."""
+    """By slice: one row for each bucket in time order, servers weighted by their predictions."""
     groups: dict[tuple[str, int], list[QualityRow]] = {}
     for line in lines:
         groups.setdefault((line.row.slice, line.row.bucket_unix_s), []).append(line.row)
@@ -77,7 +77,8 @@ def _mean(rows: Sequence[QualityRow], name: str, weight: str) -> float:
 
 def slice_columns() -> tuple[TableColumn, ...]:
     def gap(row: QualityRow) -> Cell:
-        """The estimate of these rows is what the model stated: it has no error of its own."""
+        """For these rows the estimate is the confidence that the model stated, so it has no error
+        of its own."""
         known = row.estimated_accuracy_labelled
         surely_below = wilson(row.accuracy * row.labelled, row.labelled)[1] < known
         odd = row.accuracy - known < LEAST_GAP and surely_below
@@ -93,8 +94,8 @@ def slice_columns() -> tuple[TableColumn, ...]:
         return mono(share_of(row.accuracy, row.labelled), "text", tip=tip)
 
     def expected(row: QualityRow) -> Cell:
-        """The spread of single probabilities is not reported: as if each were the mean, which can
-        only make the interval wider."""
+        """The server does not report the spread of single probabilities. Each counts as the mean,
+        which can only make the interval wider."""
         tip = N_ALL.format(n=row.predictions)
         return mono(share_of(row.estimated_accuracy, row.predictions), tip=tip)
 
@@ -128,8 +129,9 @@ def slice_columns() -> tuple[TableColumn, ...]:
 
 
 def ece_error(row: QualityRow) -> float:
-    """Half of the 95 % interval of the calibration error: the rows of a bin are right by chance as
-    often as they state, so the error of a bin of n rows has the variance n c (1 - c)."""
+    """Half of the 95 % interval of the calibration error. If the rows of a bin are right as often
+    as their mean confidence c states, the bin's sum of n rows has the variance n c (1 - c) by
+    chance."""
     means = ((found.n, found.sum_confidence / found.n) for found in row.reliability if found.n)
     variance = sum(n * max(c * (1 - c), 0.0) for n, c in means)
     labelled = sum(found.n for found in row.reliability)
@@ -139,7 +141,8 @@ def ece_error(row: QualityRow) -> float:
 def worst_by_expression(
     found: Sequence[tuple[str, SliceRow]],
 ) -> list[tuple[str, SliceRow]]:
-    """One row a slice: servers of one stamp find the same ones. The largest error stays."""
+    """One row for each expression, as servers with the same stamp find the same slices: the one
+    with the largest error."""
     worst: dict[str, tuple[str, SliceRow]] = {}
     for pair in found:
         held = worst.get(pair[1].expression)
@@ -179,5 +182,5 @@ def worst_columns() -> tuple[TableColumn, ...]:
 
 
 def _rows_of_all(row: SliceRow) -> float:
-    """Those among which the slice was found."""
+    """The number of rows that the slice was found among."""
     return row.support / row.share if row.share > 0 else 0.0

@@ -1,5 +1,5 @@
-"""One table model for all panels: rows with keys, columns that turn a row into a cell.
-Selection and scroll position follow the key of a row, not its place."""
+"""One table model for all panels: rows with keys, and columns that turn a row into a cell.
+Selection and scroll position follow the key of a row, not its position."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHOWN = (CELL, ROW, Role.DisplayRole, Role.ToolTipRole, Role.AccessibleTextRole
 
 
 class ColumnsModel(QAbstractTableModel):
-    """Rows under columns; a subclass knows the rows."""
+    """Rows under columns; a subclass provides the rows."""
 
     def __init__(self, columns: Sequence[TableColumn]) -> None:
         super().__init__()
         self.columns = tuple(columns)
 
     def row_at(self, place: int) -> Any:
-        """The row at a place; None where there is none."""
+        """The row at a position; None if there is none."""
 
     def cell_of(self, row: Any, index: Index) -> Cell:
         return self.columns[index.column()].cell(row)
@@ -63,7 +63,8 @@ class RowsModel(ColumnsModel):
         key: Callable[[Any], object],
         face: Callable[[Any], object] = lambda row: row,
     ) -> None:
-        """`face` is what is seen of a row: where it is the same, nothing is painted again."""
+        """`face` returns what is visible of a row: while it is equal, the row is not painted
+        again."""
         super().__init__(columns)
         self._key = key
         self._face = face
@@ -79,12 +80,12 @@ class RowsModel(ColumnsModel):
         return self._rows
 
     def show(self, rows: Sequence[Any]) -> None:
-        """New rows. The same keys in the same order only change content."""
+        """Show new rows. If the keys and their order are unchanged, only the content changes."""
         self._given = tuple(rows)
         self._arrange(self._ordered(self._given))
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        """By a column; -1 is the order in which the rows were given: worst first."""
+        """Sort by a column; -1 restores the order in which the rows were given, worst first."""
         self._sorted_by = column
         self._descending = order == Qt.SortOrder.DescendingOrder
         self._arrange(self._ordered(self._given))
@@ -122,7 +123,7 @@ class RowsModel(ColumnsModel):
         self.layoutChanged.emit()
 
     def place_of(self, key: object) -> int:
-        """The row with this key; -1 when there is none."""
+        """The position of the row with this key; -1 if there is none."""
         try:
             return self._keys.index(key)
         except ValueError:
@@ -136,7 +137,7 @@ class RowsModel(ColumnsModel):
 
 
 def _cell_data(cell: Cell, column: TableColumn, role: int) -> Any:
-    """What Qt asks of a cell."""
+    """The answer to one of Qt's roles for a cell."""
     if role == CELL:
         return cell
     if role == Role.AccessibleTextRole:
@@ -147,7 +148,7 @@ def _cell_data(cell: Cell, column: TableColumn, role: int) -> Any:
 
 
 def escaped_tip(text: str) -> str:
-    """A tool tip that Qt cannot take for rich text, whatever a server wrote."""
+    """A tool tip that Qt does not take for rich text, whatever text a server sent."""
     if "<" not in text and "&" not in text:
         return text
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

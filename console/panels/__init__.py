@@ -1,1 +1,1 @@
-"""What is seen. A panel is given boards; it never reads a file, a socket or the cache."""
+"""The visible panels. A panel is given boards; it never reads a file, a socket or the cache."""

@@ -1,5 +1,5 @@
-"""Asks before a server is changed: what will happen and to whom, why, and the command that does the
-same. Nothing is done before there is a reason."""
+"""Asks before a server is changed. It shows what will happen on which servers, asks for the reason,
+and shows the command that does the same. Without a reason nothing is done."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ WIDTH = 620
 
 
 class ActionDialog(QDialog):
-    """`servers` are (address, name), the one it is about first. `prediction`: what feedback and
-    replays are about. `choices` are (text, value) of what can be chosen where that is known:
-    labels of feedback, replicas of a restart. `wanted` carries the action that was confirmed."""
+    """`servers` are (address, name), the one the action is about first. `prediction` is the target
+    of feedback and replays. `choices` are (text, value) where they are known: labels of feedback,
+    replicas of a restart. `wanted` carries the confirmed action."""
 
     wanted = Signal(object)  # Action
 
@@ -138,7 +138,7 @@ class ActionDialog(QDialog):
         return buttons
 
     def show_bundles(self, server: str, found: Sequence[tuple[str, str, str]], why: str) -> None:
-        """What can be chosen, as the server answered it."""
+        """Fill in the choices that the server returned."""
         if not self._kind.bundles or server != self._servers[0][0]:
             return
         self.target.clear()
@@ -152,7 +152,7 @@ class ActionDialog(QDialog):
         self._changed()
 
     def action(self) -> Action:
-        """What would be done now."""
+        """The action as the fields now describe it."""
         target = str(self.target.currentData() or "")
         more = [str(box.currentData()) for box in self.more]
         target = LABEL.join(part for part in (self._prediction, target, *more) if part)
@@ -171,7 +171,7 @@ class ActionDialog(QDialog):
         names = dict(self._servers)
         servers = [names[address] for address in action.server.split()]
         self.sentence.setText(action_kinds.sentence(self._kind, servers))
-        # A form gives a label of several lines the height of one.
+        # In a form layout, a label of several lines gets the height of one.
         self.sentence.setFixedHeight(self.sentence.heightForWidth(WIDTH))
         self.command.setText(action_kinds.command(action, self._access))
         self.command.setCursorPosition(0)

@@ -1,5 +1,5 @@
-"""Alerts: the list with its history, who has it in hand, silences with their end, and what would
-fire at another threshold."""
+"""Alerts: the list with its history, who acknowledged each, silences with their end, and which rows
+would fire at another threshold."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _history_lines(line: AlertLine | None) -> list[tuple[str, str]]:
 
 
 class NumberField(QDoubleSpinBox):
-    """Takes what numbers are written with; a letter is a command here as anywhere else."""
+    """Accepts only characters of numbers; a letter is a command here as in every panel."""
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
@@ -229,7 +229,8 @@ class AlertsPanel(Panel):
         self.title.show_legend(legend)
 
     def _show_inverse(self) -> None:
-        """The rows of the last tick that this threshold would have made fire, enough data only."""
+        """Show the rows of the last tick that would fire at this threshold; only rows with enough
+        data."""
         if self.board is None:
             return
         limit = self.threshold.value()
@@ -242,7 +243,7 @@ class AlertsPanel(Panel):
         self.inverse.show_text(text, "text")
 
     def _shown_alert(self) -> AlertLine | None:
-        """The alert selected; without a selection, the first, which is the newest open one."""
+        """The selected alert; without a selection the first, which is the newest open one."""
         found = self.table.row()
         if isinstance(found, AlertLine):
             return found
@@ -253,7 +254,7 @@ class AlertsPanel(Panel):
         self.axis.set_cursor(line.opened_s, lock=True)
 
     def current(self) -> AlertLine | None:
-        """The alert selected, or the only loud one."""
+        """The selected alert; without a selection, the only loud one."""
         found = self.table.row()
         if isinstance(found, AlertLine):
             return found

@@ -1,5 +1,5 @@
-"""What changed from the time before the brush to the brush: what explains most of the rise in late,
-failed or wrong rows."""
+"""Shows what changed from the time before the brush to the brush: what explains most of the rise in
+late, failed or wrong rows."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class ChangesPanel(Panel):
         axis.brushChanged.connect(self.ask)
 
     def question(self) -> ReadChanges | None:
-        """About the brush; without one the last quarter of the window against the rest."""
+        """The question about the brush; without a brush, about the last quarter of the window
+        against the rest."""
         board = self.board
         if board is None:
             return None

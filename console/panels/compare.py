@@ -1,4 +1,4 @@
-"""Two servers, two stamps or two windows side by side, what differs most first."""
+"""Two servers, two stamps or two windows side by side, the largest differences first."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ComparePanel(Panel):
             self._refill()
 
     def choices(self) -> list[tuple[str, str]]:
-        """(text, value) of what can be on a side."""
+        """(text, value) of everything that can be on a side."""
         board, kind = self.board, self.kind.currentData()
         if board is None:
             return []
@@ -113,7 +113,7 @@ class ComparePanel(Panel):
         return [(f"before: {_span(before)}", "before"), (f"{what}: {_span(after)}", "after")]
 
     def _refill(self) -> None:
-        """The choices, with what was chosen; the second side is another one."""
+        """Fill both lists and restore the selection; the second side differs from the first."""
         wanted = self.choices()
         for place, box in enumerate((self.here, self.there)):
             chosen = box.currentData()
@@ -174,7 +174,7 @@ def _span(span: tuple[float, float]) -> str:
 
 
 def facts_of(line: ServerLine) -> dict[str, str]:
-    """Texts of a server that are the same as another's or not."""
+    """Texts of a server, to be compared for equality."""
     found = line.snapshot
     if found is None:
         return {}

@@ -37,7 +37,7 @@ def is_number(text: str) -> bool:
 
 
 class DataTable(QDialog):
-    """As they were when it was opened: a table that moves cannot be read."""
+    """The values as they were when the table was opened: a table that changes cannot be read."""
 
     def __init__(self, parent: QWidget, style: Style, panel: Panel) -> None:
         super().__init__(parent)
@@ -67,7 +67,7 @@ class DataTable(QDialog):
         self.table.setFocus()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """The window's keys do not reach a dialog."""
+        """Handled here, because the window's shortcuts do not reach a dialog."""
         if event.text().lower() == "o":
             self.table.sort_current()
         elif event.matches(QKeySequence.StandardKey.Copy):

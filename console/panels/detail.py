@@ -1,5 +1,5 @@
-"""One prediction: its numbers, its way through the server, its features against the reference,
-and the text, picture and sound that were kept."""
+"""One prediction: its numbers, its stages in the server, its features against the reference, and
+the text, picture and sound that were kept."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from console.state import command_lines
 from console.state.access import ConnectionAccess
 from console.state.query_types import KeptPayload, PredictionDetail
 
-TEXT_COLUMNS = 45  # characters of a line in the narrowest panel
+TEXT_COLUMNS = 45  # characters in a line of the narrowest panel
 STOPS_MS = 300
 
 
 class PartView(QWidget):
-    """One kept part, painted: text is only ever text."""
+    """One kept part, painted, so that text is never taken for markup."""
 
     def __init__(self, style: Style, shown: PayloadPart) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ class PartView(QWidget):
         self._fit()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Not by a signal of the style: parts come and go, and it stays."""
+        """Overridden instead of connecting to a signal of the style: parts come and go, and the
+        style stays."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.StyleChange:
             self._fit()
@@ -127,7 +128,7 @@ class DetailPanel(Panel):
         self.oddest = PredictionFacts(style, ODD)
         self.features = PredictionFacts(style)
         self._parts: list[PartView] = []
-        # Not for every row that J and K run over: for the one they stop at.
+        # Read only the row they stop at, not every row that J and K pass.
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(STOPS_MS)
@@ -149,7 +150,7 @@ class DetailPanel(Panel):
         inside.setAutoFillBackground(False)
         area.viewport().setAutoFillBackground(False)
         area.setAccessibleName("One prediction")
-        self._area = area  # scrolls by keys while it has them
+        self._area = area  # the area scrolls by keys while it has the focus
         self.watch_focus(area)
         self.body.addWidget(area, 1)
         self.title.show_legend([("select a prediction", "dim")])
@@ -213,7 +214,8 @@ class DetailPanel(Panel):
         for place, shown in enumerate(parts):
             part = PartView(self.ui_style, shown)
             self._parts.append(part)
-            self._column.insertWidget(place, part)  # what came in, before what was made of it
+            # The request's parts, above what was made of them.
+            self._column.insertWidget(place, part)
         self.play.setVisible(any(shown.kind == "audio" for shown in parts))
         self.fetch.setVisible(found.body is None)
 

@@ -1,4 +1,5 @@
-"""Acknowledge and silence. A silence always has an end, and both show where they are visible."""
+"""The dialogs to acknowledge and to silence. A silence always has an end, and both state where they
+will be visible."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ SPANS = (("15 minutes", 900), ("1 hour", 3600), ("4 hours", 14_400), ("12 hours"
 
 
 def plain_label(text: str) -> QLabel:
-    """Text that is never taken for markup, on as many lines as it needs."""
+    """A label whose text is never taken for markup, on as many lines as it needs."""
     label = QLabel(text[:300])
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
@@ -32,7 +33,7 @@ def plain_label(text: str) -> QLabel:
 
 
 class AlertDialog(QDialog):
-    """`asks_span`: a silence; else an acknowledgement."""
+    """`asks_span`: the dialog is for a silence, otherwise for an acknowledgement."""
 
     def __init__(self, parent: QWidget, line: AlertLine, asks_span: bool) -> None:
         super().__init__(parent)
@@ -68,7 +69,7 @@ class AlertDialog(QDialog):
 
 
 class PageDialog(QDialog):
-    """A page of ours, in Markdown. Esc closes it."""
+    """A built-in page in Markdown. Esc closes it."""
 
     def __init__(self, parent: QWidget, title: str, text: str) -> None:
         super().__init__(parent)
@@ -85,7 +86,7 @@ class PageDialog(QDialog):
 
 
 def matchers(line: AlertLine) -> list[tuple[str, str]]:
-    """From this alert alone to its whole kind."""
+    """The matchers to choose from: this alert only, up to its whole kind."""
     row = line.row
     found = [("this alert", row.id)]
     found += [(f"feature {feature}", equals("feature", feature)) for feature in row.features[:3]]

@@ -1,4 +1,5 @@
-"""Drift: feature by slice, worst first; for a brushed window the scores are those of its hours."""
+"""Drift by feature and slice, worst first. For a brushed window, the scores of the hours it
+touches."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class DriftPanel(Panel):
         self.table = self.make_table(self.model, name, EMPTY, self._choose, self._open)
         self.body.addWidget(self.table)
         if old is not None:
-            self.table.show()  # at once: what is hidden cannot take the keyboard
+            self.table.show()  # now, because a hidden widget cannot take the focus
             if old.hasFocus():
                 self.table.setFocus()
             self.body.removeWidget(old)
@@ -62,7 +63,7 @@ class DriftPanel(Panel):
         known = [line for line in board.drift if line.row.level not in model.INSUFFICIENT]
         self.model.show(known)
         if self.table is not None:
-            # A hundred rows without a score are one sentence.
+            # A hundred rows without a score are shown as one sentence.
             self.table.empty = model.learning(board.drift) if board.drift else EMPTY
         key = board.view.drift_key
         if key is not None and self.table is not None:
@@ -95,7 +96,7 @@ class DriftPanel(Panel):
         return legend
 
     def cycle(self) -> None:
-        """The next measure: PSI, KS, KL, JS."""
+        """Show the next measure: PSI, KS, KL, JS."""
         place = MEASURES.index(self.axis.view.measure)
         self.axis.change(measure=MEASURES[(place + 1) % len(MEASURES)])
 
@@ -103,7 +104,7 @@ class DriftPanel(Panel):
         self.axis.change(drift_key=line.key)
 
     def _open(self, line: DriftLine) -> None:
-        """The predictions of this slice."""
+        """Show the predictions of this slice."""
         if line.row.slice:
             key, _, value = line.row.slice.partition("=")
             self.jump.emit("predictions", equals(slice_name(key), value), math.nan)

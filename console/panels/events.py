@@ -1,4 +1,4 @@
-"""What happened, newest first, across all servers."""
+"""Events of all servers, newest first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _what(row: TimelineEvent) -> Cell:
     return Cell(row.text, tone, "sign", value=row.severity, tip=row.text[:600])
 
 
-LEAST_PIXELS = 180  # below that a sentence has no room beside its time
+LEAST_PIXELS = 180  # below this width a sentence does not fit beside its time
 COLUMNS = (TableColumn("UTC", _at, 72), TableColumn("what", _what, 0))
 
 

@@ -1,4 +1,4 @@
-"""The servers: state, warm replicas, stamp, latency, and how old all that is."""
+"""The servers: state, warm replicas, stamp, latency, and the age of these values."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from console.state.units import duration, milliseconds
 ROW_PIXELS = 44
 STAMP_PIXELS = 16
 LINE_PIXELS = 15
-FRESH_S = 2.0  # a snapshot comes every second: below that its age is noise
-LEAST_PIXELS = 196  # below that names become dots
-COMPACT = 9  # servers from which on the stamps are left to the skew panel
+FRESH_S = 2.0  # a snapshot comes every second; an age below this is noise
+LEAST_PIXELS = 196  # below this width names are elided to dots
+COMPACT = 9  # from this many servers on, only the skew panel shows the stamps
 
 
 def troubles(line: ServerLine) -> list[tuple[str, str]]:
-    """What is odd about a server, worst first: (text, tone)."""
+    """What is unusual about a server, worst first: (text, tone)."""
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
         if line.state in GONE:
@@ -56,8 +56,8 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
 
 
 def facts(line: ServerLine) -> str:
-    """The quiet second line: warm replicas, the queue where there is one, age. Of a server that
-    does not answer, what it last reported, with its time."""
+    """The second line, in a dim tone: warm replicas, the queue if there is one, age. For a server
+    that does not answer, its last report with the time."""
     snapshot = line.snapshot
     age = "no contact yet" if line.age_s == math.inf else f"data {duration(line.age_s)} old"
     if snapshot is None:
@@ -149,7 +149,7 @@ def _cell(line: ServerLine) -> Cell:
 
 
 def tip(line: ServerLine) -> str:
-    """Everything on one server, for the tool tip and the copy."""
+    """Everything about one server, for the tool tip and the clipboard."""
     snapshot = line.snapshot
     lines = [f"{line.name} ({line.address})", f"link: {line.link.state} {line.link.detail}"]
     if line.link.offset_ms == line.link.offset_ms:
@@ -165,7 +165,8 @@ def tip(line: ServerLine) -> str:
 
 
 def face(line: ServerLine) -> object:
-    """All that the delegate paints, as values: what is the same needs no paint."""
+    """Everything that the delegate paints, as values: while they are equal, no repaint is
+    needed."""
     last = float(line.spark[-1]) if len(line.spark) else 0.0
     return (
         line.name, line.severity, facts(line), milliseconds(line.p95_ms), tuple(troubles(line)),

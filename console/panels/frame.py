@@ -1,4 +1,5 @@
-"""The frame around a panel: title, legend on the right, focus ring, and what it can hand out."""
+"""The frame around a panel: title, legend on the right, focus ring, and the table that it can
+export."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class PanelTitle(TippedWidget):
         super().__init__()
         self._style = style
         self._text, self._tip = text, tip
-        self._places: list[tuple[QRectF, str]] = []  # of the chips, as painted
+        self._places: list[tuple[QRectF, str]] = []  # the legend's pieces as painted
         self.legend: Legend = ()
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         style.changed.connect(self._fit)
@@ -45,7 +46,7 @@ class PanelTitle(TippedWidget):
             self.update()
 
     def tip_at(self, x: float, y: float) -> str:
-        """What a piece of the legend means; beside them, what the panel shows."""
+        """What a piece of the legend means; elsewhere in the title, what the panel shows."""
         found = (text for place, text in self._places if place.left() <= x <= place.right())
         text = next(found, "")
         return glossary.chip(text) if text else self._tip
@@ -57,7 +58,7 @@ class PanelTitle(TippedWidget):
         area = QRectF(self.rect()).adjusted(px(10), px(2), -px(8), 0)
         used = paint.text(painter, area, self._text, theme.color("text"), style.title)
         left = area.left() + used + px(14)
-        # From the right. What does not fit is left out whole, hints before figures.
+        # From the right. A piece that does not fit is left out whole, hints before figures.
         right = area.right()
         for text, tone in reversed(self._fitting(QFontMetricsF(style.small), right - left)):
             width = min(QFontMetricsF(style.small).horizontalAdvance(text) + 1, right - left)
@@ -84,7 +85,8 @@ class PanelTitle(TippedWidget):
 
 
 def _rank(text: str, tone: str) -> int:
-    """0: something is odd, or a figure; 1: quiet; 2: a hint, as what a key does."""
+    """Which pieces stay longest: 0 is a problem or a figure, 1 a dim text, 2 a hint such as a
+    key."""
     if tone != "dim":
         return 0
     return 2 if ": " in text or "·" in text else 1
@@ -112,7 +114,7 @@ class Panel(QFrame):
         style.changed.connect(self.refresh)
 
     def show_board(self, board: Board) -> None:
-        """A new board. Subclasses fill themselves; nothing here may take long."""
+        """Show a new board. Subclasses fill themselves; nothing here may take long."""
         self.board = board
 
     def refresh(self) -> None:
@@ -128,7 +130,8 @@ class Panel(QFrame):
         chosen: Callable[[Any], object] = lambda row: None,
         opened: Callable[[Any], object] = lambda row: None,
     ) -> Table:
-        """A table for screen readers as `name`; the keyboard goes to the first of a panel."""
+        """A table that screen readers call `name`; the first table of a panel takes the keyboard
+        focus."""
         table = Table(self.ui_style, model, empty)
         table.setAccessibleName(name)
         table.chosen.connect(chosen)
@@ -138,7 +141,7 @@ class Panel(QFrame):
         return table
 
     def watch_focus(self, widget: QWidget) -> None:
-        """The frame is lit while this child has the keyboard."""
+        """Highlight the frame while this child has the focus."""
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
@@ -160,7 +163,7 @@ class Panel(QFrame):
         self.style().polish(self)
 
     def focus_target(self) -> QWidget:
-        """What the keyboard goes to."""
+        """The widget that takes the keyboard focus."""
         return self._target or self
 
     def left_out(self) -> str:
@@ -168,14 +171,14 @@ class Panel(QFrame):
         return ""
 
     def select(self, key: str) -> None:
-        """Show the row a link speaks of."""
+        """Show the row that a link points to."""
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        """What is shown, as a table: for CSV, for screen readers, for copying."""
+        """The panel's content as (column heads, rows): for CSV, for screen readers, for copying."""
         return [], []
 
     def copy_command(self, access: ConnectionAccess) -> str:
-        """The command line that shows or repeats what is selected; empty when there is none."""
+        """The command line that shows or repeats what is selected; empty if there is none."""
         return ""
 
 

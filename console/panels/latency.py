@@ -1,5 +1,5 @@
-"""Latency: percentiles, stages, heat map and marks on one axis; a click on a cell of the heat map
-lists the requests that were kept as its examples."""
+"""Latency: percentiles, stages, heat map and marks on one axis. A click on a cell of the heat map
+lists the requests kept as its examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from console.state.units import duration, milliseconds
 from console.state.units import number as number_text
 from server.telemetry.outputs import STAGES
 
-NARROW = 430  # pixels of height below which the stages give way
+NARROW = 430  # below this height (pixels) the stages are hidden
 _SPLIT_LABELS = {"": "not split", "server": "by server", "stamp": "by stamp", "mix": "by mix",
                 "replica": "by replica"}  # fmt: skip
 
@@ -65,7 +65,7 @@ class LatencyPanel(Panel):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def show_examples(self) -> None:
-        """What a click on the heat map does, at the cross-hair, whatever the duration."""
+        """What a click on the heat map does, at the cross-hair's time and for all durations."""
         found = self.board.latency if self.board is not None else None
         if found is None:
             return
@@ -112,7 +112,7 @@ class LatencyPanel(Panel):
             )
 
     def _fill(self, board: Board) -> None:
-        """The choices, when they changed; an open list is left alone."""
+        """Fill the lists of choices when they changed; an open list is left alone."""
         servers = [("all servers", "")] + [(line.name, line.address) for line in board.servers]
         mixes = [("all mixes", "")]
         mixes += [(mix or "(none)", mix) for mix in (board.latency.mixes if board.latency else ())]
@@ -159,12 +159,12 @@ class LatencyPanel(Panel):
         return legend
 
     def cycle(self) -> None:
-        """Percentiles, throughput, percentiles with what the hosts use, and back."""
+        """Step through: percentiles, throughput, percentiles with what the hosts use, and back."""
         host, throughput = self.axis.view.host, self.throughput.isVisible()
         self._show(throughput=not throughput and not host, host=throughput)
 
     def show_hosts(self) -> None:
-        """What the hosts use under the percentiles, or no longer."""
+        """Show what the hosts use under the percentiles, or hide it."""
         self._show(throughput=False, host=not self.axis.view.host)
 
     def _show(self, throughput: bool, host: bool) -> None:
@@ -216,7 +216,7 @@ class LatencyPanel(Panel):
 def examples_in(
     exemplars: tuple[ExampleRequest, ...], cell: tuple[float, float, float, float]
 ) -> tuple[ExampleRequest, ...]:
-    """Those of a cell, slowest first; an empty cell gives its nearest neighbours."""
+    """The examples of a cell, slowest first; an empty cell gives its nearest neighbours."""
     begin, end, least, most = cell
     inside = [e for e in exemplars if begin <= e.at_s < end and least <= e.total_ms <= most]
     if not inside:

@@ -1,4 +1,4 @@
-"""The search box, and the key sheet, which is made from the registry of commands."""
+"""The search box, and the key sheet, which lists the registered commands."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from console.finding.finder import Hit
 from console.plots import paint
 from console.plots.style import Style
 
-WIDEST = 330.0  # pixels of a column of the key sheet
+WIDEST = 330.0  # widest column of the key sheet, in pixels
 
 
 def columns_of(heights: Sequence[float], room: float) -> int:
-    """How many columns take blocks of these heights, one after the other, none cut in two."""
+    """How many columns the blocks of these heights need, in order, without splitting a block."""
     columns, used = 1, 0.0
     for height in heights:
         if used and used + height > room:
@@ -27,8 +27,8 @@ def columns_of(heights: Sequence[float], room: float) -> int:
 
 
 class FindBox(QDialog):
-    """One line that finds anything; `find` gives the hits for a text, best first, and `chosen`
-    carries the one that was picked."""
+    """One line that finds anything. `find` returns the hits for a text, best first; `chosen`
+    carries the selected one."""
 
     chosen = Signal(object)  # Hit
 
@@ -83,7 +83,7 @@ class FindBox(QDialog):
 
 
 def _line_of(hit: Hit) -> str:
-    """Kind, title and what is known of it, on one line."""
+    """A hit's kind, title and detail, on one line."""
     if hit.kind == "none":
         return hit.title
     kind = "" if hit.kind == "command" else f"{hit.kind}  "
@@ -91,7 +91,7 @@ def _line_of(hit: Hit) -> str:
 
 
 class KeySheet(QWidget):
-    """All keys over the window, until any key or click."""
+    """An overlay with all keys, until the next key or click."""
 
     def __init__(self, parent: QWidget, style: Style, commands: CommandRegistry) -> None:
         super().__init__(parent)
@@ -116,7 +116,7 @@ class KeySheet(QWidget):
         self.setFocus()
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Back to where the keyboard was."""
+        """Return the focus to the widget that had it."""
         super().hideEvent(event)
         if self._before is not None and self._before.isVisible():
             self._before.setFocus()

@@ -28,7 +28,8 @@ ShownFeature = tuple[str, str, float]  # name, value, percentile
 
 
 def oddest(features: Sequence[ShownFeature]) -> list[ShownFeature]:
-    """Those nearest to either end of the reference, the oddest first; unknown places left out."""
+    """The features nearest to either end of the reference, the most unusual first; features with an
+    unknown percentile are left out."""
     known = [one for one in features if one[2] == one[2]]
     return sorted(known, key=lambda one: min(one[2], 1 - one[2]))[:ODDEST]
 
@@ -55,7 +56,7 @@ def value_text(feature: FeatureRow, value: float) -> str:
 
 
 class PredictionFacts(TippedWidget):
-    """Lines of text, and the features each with its place in the reference."""
+    """Lines of text, and each feature with its percentile in the reference."""
 
     def __init__(self, style: Style, title: str = ALL) -> None:
         super().__init__()
@@ -78,7 +79,8 @@ class PredictionFacts(TippedWidget):
         self.setFixedHeight(self._style.whole(LINE * rows + 8))
 
     def tip_at(self, x: float, y: float) -> str:
-        """What the line at this height means; of a feature, its value and its place in words."""
+        """What the line at this height means; for a feature, its value and its percentile as a
+        sentence."""
         place = int((y - 2.0) // self._style.px(LINE))
         if 0 <= place < len(self._lines):
             text = self._lines[place][0]
@@ -130,7 +132,8 @@ class PredictionFacts(TippedWidget):
 
 
 def _outputs(row: CachedPrediction) -> list[tuple[str, str]]:
-    """The label, then every output, two a line; one that is too low on a line of its own."""
+    """The label, then every output, two on a line; an output that is below its limit gets a line of
+    its own."""
     quiet, odd = [], []
     for spec in OUTPUTS:
         value = getattr(row, spec.name)
@@ -144,7 +147,8 @@ def _outputs(row: CachedPrediction) -> list[tuple[str, str]]:
 
 
 def _error(row: CachedPrediction) -> list[tuple[str, str]]:
-    """What its caller read, then the code for programs. An older server keeps the code only."""
+    """The message that the caller received, then the error code. An older server keeps the code
+    only."""
     code, _, rest = row.error.partition("/")
     reason, _, field = rest.partition("/")
     found = [(row.error_message, "critical")] if row.error_message else []

@@ -1,4 +1,4 @@
-"""Predictions: a filter line, a table that may have a million rows, and one of them in detail."""
+"""Predictions: a filter line, a table of up to a million rows, and one prediction in detail."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PredictionsPanel(Panel):
         self._stale = True
         axis.brushChanged.connect(self._outdated)
         self._rows = 0
-        self._source = ""  # where the rows come from, and what is not known of them
+        self._source = ""  # where the rows come from, and what is missing
 
     def _name(self, address: str) -> str:
         return self.board.name_of(address) if self.board is not None else address
@@ -71,7 +71,7 @@ class PredictionsPanel(Panel):
             self.search()
 
     def search(self) -> None:
-        """Ask for the rows of the filter and of the window shown."""
+        """Ask for the rows that match the filter in the shown window."""
         if self.board is None:
             return
         try:
@@ -106,7 +106,7 @@ class PredictionsPanel(Panel):
             self.table.select_row(0)
 
     def _count(self) -> str:
-        """`156 kept of 2,013 requests`: not every request is in the table."""
+        """`156 kept of 2,013 requests`: the table does not hold every request."""
         verb = "found" if self._clauses else "kept"
         shown = self.board.latency if self.board is not None else None
         if shown is None or shown.requests < self._rows:
@@ -114,7 +114,7 @@ class PredictionsPanel(Panel):
         return f"{self._rows:,} {verb} of {shown.requests:,} requests"
 
     def show_searched(self, answer: Searched) -> None:
-        """The servers have answered; the rows they sent are read from the cache again."""
+        """Show that the servers have answered; the rows they sent are read from the cache."""
         many = "s" if answer.servers != 1 else ""
         self._source = f"{answer.servers} server{many} asked"
         if answer.full:
@@ -137,7 +137,7 @@ class PredictionsPanel(Panel):
         self.title.show_legend([("Enter: search · /: filter · J/K: rows", "dim")])
 
     def show_examples(self, examples: tuple[ExampleRequest, ...]) -> None:
-        """The requests behind a cell of the heat map."""
+        """Show the requests behind a cell of the heat map."""
         if not examples:
             self.result_line.show_text("no example request was kept there", "dim")
             return
@@ -161,7 +161,7 @@ class PredictionsPanel(Panel):
         self.line.selectAll()
 
     def as_table(self) -> tuple[list[str], list[list[str]]]:
-        """The rows that have been read."""
+        """Only the rows that have been read."""
         head = [column.title for column in self.model.columns]
         return head, [
             [str(self.model.index(place, c).data() or "") for c in range(len(head))]

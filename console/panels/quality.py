@@ -1,5 +1,5 @@
-"""Quality: accuracy and value, realised where labels came and estimated for all, by slice; the
-calibration, the confusion, and the worst slices."""
+"""Quality by slice: accuracy and value, realised where labels are known and estimated for all rows;
+the calibration, the confusion matrix, and the worst slices."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class QualityPanel(Panel):
 
 
 def _bounds(row: QualityRow) -> list[float]:
-    """The 95 % interval of both accuracies, and half that of the calibration error."""
+    """The 95 % intervals of both accuracies, and half the interval of the calibration error."""
     found: list[float] = []
     for value, n in ((row.accuracy, row.labelled), (row.estimated_accuracy, row.predictions)):
         found += wilson(value * n, n) if value == value else (math.nan, math.nan)

@@ -1,5 +1,5 @@
 """Reference against live: the distribution of one feature in one slice, as densities over the
-bundle's own bins; the live side is counted over the whole hours the window touches."""
+bundle's own bins. The live side covers the whole hours that the window touches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from console.state.timetext import clock_text
 from console.state.units import number as number_text
 from console.state.units import share, share_of, unit_text
 
-FIGURES = 200.0  # pixels of the figures at the end of a bar
+FIGURES = 200.0  # pixels for the figures at the end of a bar
 
 
 class Densities(QWidget):
@@ -53,7 +53,7 @@ class Densities(QWidget):
     def _curves(self, painter: QPainter, area: QRectF, found: ReferenceComparison) -> None:
         theme = self._style.theme
         edges = found.edges
-        # Open outer cells get a density too, but never set the scale.
+        # Open outer cells are drawn as a density too, but never set the scale.
         inner = np.concatenate([found.reference[1:-1], found.live[1:-1]])
         top, step = scale_top(float(inner.max(initial=0)) * 1.08 or 1.0)
         low, high = float(edges[0]), float(edges[-1])
@@ -74,7 +74,8 @@ class Densities(QWidget):
         self._open_ends(painter, area, xs)
 
     def _open_ends(self, painter: QPainter, area: QRectF, xs: np.ndarray) -> None:
-        """The outer cells reach to whatever came: how wide they are drawn means nothing."""
+        """Mark the outer cells as open: they reach as far as the data, so their drawn width has no
+        meaning."""
         theme = self._style.theme
         for left, right, text in ((xs[0], xs[1], "≤"), (xs[-2], xs[-1], "≥")):
             box = QRectF(left, area.top(), right - left, area.height())
@@ -122,7 +123,7 @@ class Densities(QWidget):
             text = number_text(0 if abs(value) < step / 1e6 else value, 4)
             text = f"{text} {unit}".strip() if value + step > high else text
             half = metrics.horizontalAdvance(text) / 2 + 1
-            x = min(x, self.width() - half)  # the last one has the unit and must not be cut
+            x = min(x, self.width() - half)  # the last label has the unit and must not be cut
             place = QRectF(x - half, area.bottom() + 3, 2 * half, px(16))
             self._style.axis_text(painter, place, text, paint.CENTRE)
             value += step

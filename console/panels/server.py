@@ -1,4 +1,5 @@
-"""One server: its replicas with the evidence of their probes, and the choices it made."""
+"""One server: its replicas with the evidence of their probes, and the settings it chose at
+start."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from console.state.timetext import clock_text
 from console.state.units import duration, milliseconds, number, size
 from server.telemetry.rows import refused_formats
 
-MOST_EACH = 4  # replicas with a line of their own
+MOST_EACH = 4  # up to this many replicas get a line each
 _SEVERITY = {"ready": "ok", "slow": "warning", "wrong": "critical", "dead": "critical"}
 
 
@@ -31,7 +32,7 @@ class ServerFact:
     text: str
     tone: str = "dim"
     sign: str = ""
-    deep: bool = False  # belongs to the line above
+    deep: bool = False  # details of the line above
 
 
 def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
@@ -53,7 +54,7 @@ def facts_of(line: ServerLine, now_s: float) -> list[ServerFact]:
 
 
 def _past(line: ServerLine, snapshot: ServerSnapshot, now_s: float) -> list[ServerFact]:
-    """What it last reported: every line dim, without a sign that looks like now."""
+    """What the server last reported: every line dim, without a sign of the present state."""
     found = [ServerFact(line.why, line.severity, line.severity)]
     if line.link.heard_s:
         then = clock_text(line.link.heard_s)
@@ -64,7 +65,7 @@ def _past(line: ServerLine, snapshot: ServerSnapshot, now_s: float) -> list[Serv
 
 
 def alike(replicas: Sequence[ReplicaSnapshot]) -> list[list[ReplicaSnapshot]]:
-    """Replicas in the same state for the same reason, worst first: eight that fail alike are one
+    """Replicas grouped by state and reason, worst first: eight that fail for one reason are one
     problem."""
     groups: dict[tuple[object, ...], list[ReplicaSnapshot]] = {}
     for replica in replicas:
@@ -101,7 +102,8 @@ def _of_group(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[Server
 
 
 def _memory(group: Sequence[ReplicaSnapshot]) -> str:
-    """Of the largest. An older server reports only what is resident, shared pages counted whole."""
+    """The memory of the largest replica. An older server reports only resident memory, in which
+    shared pages count in full."""
     largest = max(group, key=lambda replica: (replica.private_bytes, replica.rss_bytes))
     each = " each" if len(group) > 1 else ""
     if not largest.private_bytes:
@@ -110,7 +112,7 @@ def _memory(group: Sequence[ReplicaSnapshot]) -> str:
 
 
 def _each(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact]:
-    """How each works, and how its last process ended. An older server reports neither."""
+    """The load of each replica, and how its last process ended. An older server reports neither."""
     for replica in group:
         text = [f"p95 {milliseconds(replica.p95_ms)}" if replica.p95_ms else ""]
         text.append(f"{replica.in_flight} in flight" if replica.in_flight else "")
@@ -128,7 +130,7 @@ def _each(group: Sequence[ReplicaSnapshot], now_s: float) -> Iterator[ServerFact
 
 
 def _evidence(probe: ProbeEvidence, now_s: float) -> Iterator[ServerFact]:
-    """What the probe that failed measured; of several replicas, the slowest."""
+    """What the failed probe measured; of several replicas, the slowest."""
     age = duration(now_s - probe.at_unix_ms / 1000)
     yield ServerFact(f"{probe.source or 'probe'} {probe.mix}, {age} ago", deep=True)
     limit = f", limit {milliseconds(probe.limit_ms)}" if probe.limit_ms else ""
@@ -167,13 +169,13 @@ def _facts(line: ServerLine, snapshot: ServerSnapshot) -> Iterator[ServerFact]:
 
 
 class ServerFacts(TippedWidget):
-    """Facts under one another, as many as there is room for, each with a tool tip."""
+    """Facts one below the other, as many as fit, each with a tool tip."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()
         self._style = style
         self.facts: list[ServerFact] = []
-        self._places: list[tuple[float, str]] = []  # where each ends, as painted
+        self._places: list[tuple[float, str]] = []  # where each fact ends, as painted
 
     def tip_at(self, x: float, y: float) -> str:
         """What the fact at this height means."""
@@ -214,7 +216,7 @@ class ServerPanel(Panel):
         lines = board.servers
         chosen = next((line for line in lines if line.address == self.address), None)
         if chosen is None and lines:
-            # Nothing is selected: the one that needs attention most.
+            # Without a selection: the server that needs attention most.
             chosen = min(lines, key=lambda line: rank(line.severity))
         self.chosen = chosen
         if chosen is None:

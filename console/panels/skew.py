@@ -1,5 +1,5 @@
-"""Version skew: servers by part of the stamp, against the majority of the fleet. The environment
-is not part of the stamp and is shown apart."""
+"""Version skew: each server's parts of the stamp against the majority of the fleet. The environment
+is not part of the stamp and is shown separately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from console.state.timetext import clock_text
 from console.state.units import duration
 
 SHORT = 6
-LEAST_PIXELS = 478  # the names of the parts can be read
+LEAST_PIXELS = 478  # from this width on, the names of the parts are readable
 _HEADS = {"preprocessing": "preproc", "libraries": "libs", "reference": "ref"}
 
 
@@ -122,11 +122,12 @@ class SkewPanel(Panel):
         self.body.addWidget(split, 1)
 
     def minimumSizeHint(self) -> QSize:
-        """Without the details, which give way."""
+        """The size without the details, which are hidden first."""
         return QSize(LEAST_PIXELS, super().minimumSizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """The names of the parts come first: the details are in the tool tip of the row too."""
+        """Hide the details where the names of the parts would not fit: the row's tool tip has them
+        too."""
         super().resizeEvent(event)
         least = LEAST_PIXELS + self.detail.minimumWidth()
         self.detail.setVisible(event.size().width() > least)
@@ -153,7 +154,7 @@ class SkewPanel(Panel):
             return
         line = self.table.row()
         if line is None:
-            # Nothing is selected: the rows that differ come first.
+            # Without a selection, the rows that differ come first.
             line = next(iter(self.model.rows), None)
         self.detail.show_line(line, self.board)
 
@@ -162,7 +163,7 @@ class SkewPanel(Panel):
         self._detail()
 
     def copy_command(self, access: ConnectionAccess) -> str:
-        """The server beside one that is like the fleet."""
+        """The command that compares the server with one that is like the fleet."""
         line = self.table.row()
         if not isinstance(line, SkewLine) or self.board is None:
             return ""

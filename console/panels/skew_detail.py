@@ -1,5 +1,5 @@
-"""What exactly differs on one server: files and versions, the watch of its neighbours, clients that
-pin another stamp, its last deploys, its environment, and the traffic by stamp."""
+"""What exactly differs on one server: files and versions, its own skew alerts, clients that pin
+another stamp, its last deploys, its environment, and the traffic by stamp."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from console.state.units import share as share_text
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
 KEY_PIXELS = 104.0
-REDRAWN_S = 2.0  # the traffic by stamp, when nothing else is new
+REDRAWN_S = 2.0  # how often the traffic by stamp is redrawn when nothing else has changed
 DetailLine = tuple[str, str]  # text, tone; tone "title" is a heading
 
 
 def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
-    """The most important first: there is little room."""
+    """The most important lines first, as there is little space."""
     if line is None:
         return [("select a server to see what differs", "title")]
     found: list[DetailLine] = [(line.name, "text"), (line.stamp_name or "stamp unknown", "dim")]
@@ -58,12 +58,12 @@ def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
 
 
 def when(now: bool) -> str:
-    """Since when what moved changes answers."""
+    """Whether a change affects answers now or only after a restart."""
     return "answers may differ now" if now else "answers may differ after a restart"
 
 
 def _watch(line: SkewLine, board: Board) -> Iterator[DetailLine]:
-    """What the server itself found when it compared its neighbours, or itself."""
+    """What the server found when it compared itself with its bundle and its neighbours."""
     mine = [alert for alert in board.alerts if alert.open and alert.server == line.address]
     for alert in [alert for alert in mine if alert.row.kind == "skew"][:3]:
         yield "reported by the server itself", "title"
@@ -120,7 +120,7 @@ class SkewDetail(QWidget):
             color = theme.color("dim" if tone == "title" else tone)
             if " " in text.strip():
                 y += paint.wrapped(painter, place, text.strip(), color, font, place.height()) - 1
-            else:  # a name: nothing in it to break a line at
+            else:  # a name has no blank to break the line at
                 place.setHeight(px(16))
                 paint.text(painter, place, text.strip(), color, font)
                 y += px(15)
@@ -149,7 +149,7 @@ class SkewDetail(QWidget):
         )
 
     def _traffic_keys(self, painter: QPainter, area: QRectF) -> None:
-        """The busiest now, as many as fit."""
+        """The names of the busiest stamps now, as many as fit."""
         theme, style = self._style.theme, self._style
         wide = style.px(KEY_PIXELS)
         now = []

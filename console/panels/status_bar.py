@@ -1,4 +1,4 @@
-"""The status line: the state, what is wrong as links, and the worst of it in one sentence."""
+"""The status line: the state, the problems as links, and the worst one as a sentence."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class TextLine(QWidget):
 
 
 class MessageButton(QPushButton):
-    """A link: sign, count, text. Painted, so that no text is ever taken for markup."""
+    """A link: sign, count, text. It is painted, so that text is never taken for markup."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()
         self._style = style
         self.message = StatusMessage("info", "", "")
         self.setFlat(True)
-        self.setAutoDefault(True)  # Enter presses it, in a window as in a dialog
+        self.setAutoDefault(True)  # Enter presses the button, in a window as in a dialog
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         style.changed.connect(self._fit)
         self._fit()
@@ -107,7 +107,7 @@ class MessageButton(QPushButton):
 
 
 def _counted(text: str) -> tuple[str, str]:
-    """`3 servers skewed`: the number, which is printed heavier, and the rest with its space."""
+    """`3 servers skewed`: the number, printed in bold, and the rest with its leading blank."""
     number, space, rest = text.partition(" ")
     if number.replace(",", "").isdigit():
         return number, space + rest
@@ -123,7 +123,7 @@ class StatusBar(QFrame):
         self.setObjectName("panel")
         self.setAccessibleName("Status")
         self._severity = "unknown"
-        self.runbooks = ""  # where the pages are; empty: those built in
+        self.runbooks = ""  # base address of the runbooks; empty: the built-in ones
         self._state = TextLine(style, "unknown", 17, bold=True)
         self._state.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self._sentence = TextLine(style, "text", 12)
@@ -174,7 +174,7 @@ class StatusBar(QFrame):
                 button.show_message(message)
                 button.setToolTip(escaped_tip(next_steps.tip(message, self.runbooks)))
                 room -= button.width() + 6
-            # The last one, how many are healthy, gives way first; the worst never does.
+            # The last message (how many are healthy) is dropped first; the worst is never dropped.
             button.setVisible(shown and (room > 0 or index == 0))
         self.setAccessibleDescription(f"{state.state}. {state.sentence}"[:500])
         self.update()

@@ -52,7 +52,7 @@ class CellDelegate(QStyledItemDelegate):
         state = option.state
         if state & QStyle.StateFlag.State_Selected:
             painter.fillRect(area, theme.color("selection"))
-        if state & QStyle.StateFlag.State_HasFocus:  # the cell that Ctrl+C takes
+        if state & QStyle.StateFlag.State_HasFocus:  # the cell that Ctrl+C copies
             painter.setPen(QPen(theme.color("accent"), 1))
             painter.drawRect(area.adjusted(0.5, 0.5, -0.5, -0.5))
         inner = area.adjusted(px(6), 0, -px(6), 0)
@@ -100,7 +100,7 @@ class CellDelegate(QStyledItemDelegate):
 
     def _skew(self, painter: QPainter, area: QRectF, cell: Cell) -> None:
         theme = self._style.theme
-        if cell.value:  # differs
+        if cell.value:  # the value differs
             box = area.adjusted(2, 2, -2, -2)
             painter.fillRect(box, theme.color("critical", 50))
             painter.setPen(QPen(theme.color("critical"), 1))
@@ -110,7 +110,7 @@ class CellDelegate(QStyledItemDelegate):
         )
 
     def _sentence(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """A text over several cells: each paints the part of it that lies in its own."""
+        """Paint a text that spans several cells: each cell paints the part that lies in it."""
         table = option.widget
         assert isinstance(table, QTableView)
         column = index.column()
@@ -137,15 +137,15 @@ class CellDelegate(QStyledItemDelegate):
 
 
 class Table(QTableView):
-    """Rows are selected, J and K walk them, Enter opens one, Ctrl+C copies a cell."""
+    """Rows are selected; J and K move the selection, Enter opens a row, Ctrl+C copies a cell."""
 
     opened = Signal(object)  # the row, by Enter or a double click
-    chosen = Signal(object)  # the row that the selection moved to by hand
+    chosen = Signal(object)  # the row that the user's last move selected
 
     def __init__(self, style: Style, model: ColumnsModel, empty: str = "") -> None:
         super().__init__()
         self._style = style
-        self.empty = empty  # shown when there is no row
+        self.empty = empty  # text shown when there are no rows
         self.setModel(model)
         self._columns = model.columns
         self._quiet = False
@@ -178,13 +178,14 @@ class Table(QTableView):
         self._sorted = (-1, False)
 
     def changeEvent(self, event: QEvent) -> None:
-        """Not by a signal of the style: tables come and go, and it stays."""
+        """Overridden instead of connecting to a signal of the style: tables come and go, and the
+        style stays."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.StyleChange:
             self._fit()
 
     def _fit(self) -> None:
-        """Rows and columns for the size of the text."""
+        """Fit rows and columns to the text size."""
         whole = self._style.whole
         self.verticalHeader().setDefaultSectionSize(whole(22))
         header = self.horizontalHeader()
@@ -200,7 +201,7 @@ class Table(QTableView):
         super().resizeEvent(event)
 
     def _give_way(self, width: int) -> None:
-        """Columns that can be spared go before the others become dots."""
+        """Hide the columns that can be spared before the others are elided to dots."""
         columns = list(enumerate(self._columns))
         whole = self._style.whole
         room = width - sum(whole(c.width or c.least) for _, c in columns if not c.spare)
@@ -210,7 +211,7 @@ class Table(QTableView):
                 self.setColumnHidden(number, room < 0)
 
     def _sort(self, section: int) -> None:
-        """Up, down, and back to worst first."""
+        """Sort by the column: ascending, descending, and back to worst first."""
         if self._columns[section].order is None:
             return
         column, descending = self._sorted
@@ -235,7 +236,7 @@ class Table(QTableView):
             paint.wrapped(painter, area, self.empty, color, self._style.text_font)
 
     def sort_current(self) -> None:
-        """By the column of the current cell, as a click on its header does."""
+        """Sort by the column of the current cell, as a click on its header does."""
         self._sort(max(self.currentIndex().column(), 0))
 
     def row(self) -> Any:
@@ -244,7 +245,7 @@ class Table(QTableView):
         return index.data(ROW) if index.isValid() else None
 
     def select_row(self, place: int) -> None:
-        """Without emitting `chosen`: this did not come from the keyboard or the mouse."""
+        """Select without emitting `chosen`, as no key or click caused it."""
         if 0 <= place < self.model().rowCount():
             self._quiet = True
             self.selectRow(place)
@@ -266,7 +267,7 @@ class Table(QTableView):
             whole = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
             self.copy_cell(whole)
         elif event.text() and unmodified and event.text().isprintable():
-            event.ignore()  # letters are the window's commands, not a search in the table
+            event.ignore()  # letters are commands of the window, not a search in the table
         else:
             super().keyPressEvent(event)
 
@@ -279,7 +280,7 @@ class Table(QTableView):
             self.setCurrentIndex(self.model().index(min(max(place, 0), rows - 1), column))
 
     def copy_cell(self, whole_row: bool = False) -> None:
-        """The cell as text; with Shift the row, tab-separated."""
+        """Copy the cell as text; with Shift the row, tab-separated."""
         index = self.currentIndex()
         if not index.isValid():
             return

@@ -1,4 +1,4 @@
-"""A time range in words, and a note for everybody on the time axis."""
+"""Dialogs for a time range as text, and for a note that the servers keep on the time axis."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from console.panels.dialogs import plain_label
 from console.state.timetext import clock_text
 from console.state.units import duration
 
-LONGEST_NOTE = 500  # characters, as the servers have it
+LONGEST_NOTE = 500  # characters; the servers have the same limit
 
 
 class TimeRangeDialog(QDialog):
-    """`chosen` carries what was typed, once it is a range of time."""
+    """`chosen` carries the typed range, once it is valid."""
 
     chosen = Signal(object)  # TimeRange
 

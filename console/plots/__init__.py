@@ -1,1 +1,1 @@
-"""Plots over the shared time axis, and what they are made of."""
+"""Plots over the shared time axis, and their building blocks."""

@@ -1,5 +1,5 @@
-"""Alerts as bars over the time axis, from when each opened to when it closed: what came first, and
-what came with what."""
+"""Alerts as bars over the time axis, from when each opened to when it closed: which came first, and
+which came together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROW_PIXELS = 20.0
 
 
 def in_window(alerts: tuple[AlertLine, ...], span: tuple[float, float]) -> list[AlertLine]:
-    """Those that were open at some moment of it, the oldest first."""
+    """The alerts that were open at some moment of the span, the oldest first."""
     low, high = span
     found = [a for a in alerts if a.opened_s <= high and (a.open or a.closed_s >= low)]
     return sorted(found, key=lambda alert: alert.opened_s)
@@ -34,7 +34,7 @@ class AlertTimeline(TimePlot):
         self.picked.connect(self._pick)
 
     def _rows(self) -> list[tuple[QRectF, AlertLine]]:
-        """As many as fit; the newest stay."""
+        """The bars of the alerts, as many as fit; the newest stay."""
         area = self.area
         alerts = in_window(self.board.alerts if self.board is not None else (), self.span)
         line = self.ui_style.px(ROW_PIXELS)
@@ -71,7 +71,7 @@ class AlertTimeline(TimePlot):
         text = f"{alert.name} · {alert.row.kind or 'alert'} · {alert.row.summary}"
         place = box.adjusted(8, 0, -4, 0)
         side = paint.LEFT
-        if box.width() < self.ui_style.px(330):  # beside the bar, where there is more room
+        if box.width() < self.ui_style.px(330):  # beside the bar there is more space
             room_left, room_right = box.left() - area.left(), area.right() - box.right()
             if room_left > room_right:
                 place = QRectF(area.left() + 4, box.top(), room_left - 10, box.height())

@@ -19,8 +19,8 @@ from console.state.units import milliseconds, percent_of
 from console.state.units import number as number_text
 from server.telemetry.outputs import STAGES
 
-NAME_PIXELS = 14.0  # between the names at the ends of lines
-MOST_NAME_PIXELS = 150.0  # width of such a name
+NAME_PIXELS = 14.0  # pixels between the names at the ends of lines
+MOST_NAME_PIXELS = 150.0  # widest such name, in pixels
 _DASHES = (
     Qt.PenStyle.SolidLine,
     Qt.PenStyle.DashLine,
@@ -30,13 +30,14 @@ _DASHES = (
 
 
 def split_pen(theme: Theme, number: int, width: float = 1) -> QPen:
-    """Of one line of several: a colour and, for those who do not see it, dashes."""
+    """The pen for one of several lines: a colour, and dashes for readers who cannot tell the
+    colours apart."""
     color = theme.color(theme.split[number % len(theme.split)])
     return QPen(color, width, _DASHES[number % len(_DASHES)])
 
 
 def apart(places: Sequence[float], least: float, lowest: float) -> list[float]:
-    """The same places in order, none nearer than `least` to the next, none below `lowest`."""
+    """The same positions in order, none nearer than `least` to the next, none below `lowest`."""
     found: list[float] = []
     for place in places:
         found.append(max(place, found[-1] + least) if found else place)
@@ -69,8 +70,8 @@ class LinePlot(TimePlot):
     def line_names(
         self, painter: QPainter, area: QRectF, ends: Sequence[tuple[float, int, str]]
     ) -> None:
-        """(height of its end, number, name) of each line: the names at the right, nearer to each
-        other where the plot is low."""
+        """Draw the names at the right ends of the lines. Each line is (height of its end, number,
+        name). Where the plot is low, the names are closer together."""
         if not ends:
             return
         theme, font, px = self.ui_style.theme, self.ui_style.small, self.ui_style.px
@@ -118,7 +119,7 @@ class Percentiles(LinePlot):
         self._objective(painter, area, found, xs)
 
     def _names(self, painter: QPainter, area: QRectF, found: LatencyColumns) -> None:
-        """The name of each line at its end: nobody has to distinguish colours."""
+        """Write each line's name at its end, so that the reader need not rely on colours."""
         ends = []
         for number, (name, values) in enumerate(found.split):
             known = np.flatnonzero(np.isfinite(values))
@@ -222,7 +223,7 @@ class Throughput(LinePlot):
 
 
 class StageTimesPlot(LinePlot):
-    """Where the mean request spends its time, stacked."""
+    """The mean time of a request by stage, stacked."""
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
         found = self.board.latency if self.board is not None else None

@@ -17,7 +17,7 @@ LANES = (0.26, 0.74)  # shares of the height: alerts, deploys
 
 
 class EventMarks(TimePlot):
-    """Two lanes over the labels of the time axis."""
+    """Two lanes above the labels of the time axis."""
 
     chosen = Signal(object)  # a TimelineEvent
 
@@ -51,7 +51,7 @@ class EventMarks(TimePlot):
                 0, area.top() + area.height() * part - px(8), area.left() - px(6), px(16)
             )
             paint.text(painter, place, text, theme.color("dim"), font, paint.RIGHT)
-        # The newest and the worst lie on top of what is crowded.
+        # Where marks overlap, the newest and the most severe lie on top.
         ordered = sorted(self._marks(), key=lambda m: (-rank(m[2].severity), m[2].at_s))
         for x, y, entry in ordered:
             if entry.kind == "note":
@@ -63,7 +63,8 @@ class EventMarks(TimePlot):
                 paint.sign(painter, theme, entry.severity, QPointF(x, y), px(8))
 
     def _near(self, x: float, y: float) -> list[TimelineEvent]:
-        """What lies under the pointer, nearest first: marks of a fleet's deploy overlap."""
+        """The marks under the pointer, nearest first: marks of one deploy on many servers
+        overlap."""
         found = [(abs(mx - x) + abs(my - y), mark) for mx, my, mark in self._marks()]
         near = sorted(
             (pair for pair in found if pair[0] < self.ui_style.px(12)), key=lambda pair: pair[0]
@@ -76,7 +77,7 @@ class EventMarks(TimePlot):
             self.chosen.emit(near[0])
 
     def tip_at(self, x: float, y: float) -> str:
-        """The tool tip of a place."""
+        """The tool tip of the mark at this position."""
         near = self._near(x, y)
         tips = [m.detail or f"{clock_text(m.at_s)} UTC\n{m.text}" for m in near[:4]]
         if len(near) > 4:

@@ -82,7 +82,8 @@ class HeatMap(TimePlot):
             )
 
     def cell(self, at_s: float, y: float) -> tuple[float, float, float, float] | None:
-        """(from, to, least ms, most ms) of the cell at a place, a little widened to be hit."""
+        """(from, to, lowest ms, highest ms) of the cell at this position, slightly widened so that
+        it is easier to hit."""
         found = self.board.latency if self.board is not None else None
         index = column_at(found, at_s) if found is not None else -1
         if found is None or index < 0:

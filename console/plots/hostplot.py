@@ -1,5 +1,5 @@
-"""What the hosts use, on the time axis: CPU, memory, disk and GPUs in per cent; the hottest GPU in
-degrees on the same scale, and their power against its own highest value."""
+"""What the hosts use over time: CPU, memory, disk and GPUs in per cent, the temperature of the
+hottest GPU in degrees on the same scale, and the GPUs' power against its own highest value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from console.state.units import share
 
 ALONE = "what the host uses"
 UNKNOWN = "no server has reported its host in this window"
-# Field of HostColumns, name at the end of the line, what a value is in.
+# Field of HostColumns, name at the end of the line, unit.
 LINES = (
     ("cpu", "CPU", "%"),
     ("memory", "memory", "%"),
@@ -30,7 +30,8 @@ LINES = (
 
 
 def drawn(found: HostColumns) -> list[tuple[int, str, str, Floats, Floats]]:
-    """(number, name, value as text of the newest, heights of 0 to 1, values) of what is known."""
+    """(number, name, newest value as text, heights of 0 to 1, values) of each figure that is
+    known."""
     lines = []
     for number, (name, text, unit) in enumerate(LINES):
         values: Floats = getattr(found, name)

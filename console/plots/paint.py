@@ -1,4 +1,4 @@
-"""Small things painted in many places: signs, bars, sparklines, elided text."""
+"""Small elements painted in many places: signs, bars, sparklines, elided text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 CENTRE = Qt.AlignmentFlag.AlignCenter
 SMOOTH = QPainter.RenderHint.Antialiasing
-# A text that begins with one of these is the key to a line or an area: the sign takes the colour,
-# and the text stays readable.
+# A legend text that begins with one of these explains a line or an area: only the sign takes the
+# colour, so that the text stays readable.
 KEYS = "━┄■"
 _ELIDE = Qt.TextElideMode.ElideRight
 
 
 def sign(painter: QPainter, theme: Theme, severity: str, centre: QPointF, size: float = 9) -> None:
-    """The shape of a severity: filled diamond, triangle, ring, dot. Readable without colour."""
+    """The shape of a severity: filled diamond, triangle, ring, dot. It is readable without
+    colour."""
     painter.save()
     painter.setRenderHint(SMOOTH)
     color = theme.color(severity)
@@ -56,8 +57,8 @@ def sign(painter: QPainter, theme: Theme, severity: str, centre: QPointF, size: 
 def deploy(
     painter: QPainter, theme: Theme, mark: str, severity: str, at: QPointF, half: float = 4.5
 ) -> None:
-    """The shape of what a deploy did. Filled: traffic moved. Outlined: it did not. What this
-    console does not know is a square with nothing in it."""
+    """The shape of a deploy. Filled: traffic moved. Outlined: it did not. An action unknown to this
+    console is an empty square."""
     tone = severity if severity != "info" else "dim" if mark in ("stop", "other") else "accent"
     color = theme.color(tone)
     x, y = at.x(), at.y()
@@ -77,7 +78,7 @@ def deploy(
         painter.setPen(QPen(color, 2))
         painter.drawLine(QPointF(x - half, y - half), QPointF(x + half, y + half))
         painter.drawLine(QPointF(x - half, y + half), QPointF(x + half, y - half))
-    elif mark == "canary":  # a part of the traffic: half filled
+    elif mark == "canary":  # a part of the traffic moved: half filled
         painter.drawEllipse(at, half, half)
         painter.setBrush(color)
         painter.drawPie(QRectF(x - half, y - half, 2 * half, 2 * half), 90 * 16, 180 * 16)
@@ -92,7 +93,7 @@ def deploy(
 
 
 def flag(painter: QPainter, theme: Theme, at: QPointF, to_x: float = 0.0, half: float = 5) -> None:
-    """A note of a person: a flag on its pole, and a line along the time it is about."""
+    """A person's note: a flag on its pole, and a line along the time that the note covers."""
     color = theme.color("accent")
     x, y = at.x(), at.y()
     painter.save()
@@ -109,7 +110,7 @@ def flag(painter: QPainter, theme: Theme, at: QPointF, to_x: float = 0.0, half: 
 
 
 def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: float = -1e6) -> None:
-    """A polyline with breaks where the value is not known, one pixel wide."""
+    """A polyline one pixel wide, with gaps where the value is not known."""
     painter.setPen(pen)
     known = np.isfinite(ys)
     if not known.any():
@@ -124,7 +125,7 @@ def line(painter: QPainter, xs: np.ndarray, ys: np.ndarray, pen: QPen, top: floa
 
 
 def spark(painter: QPainter, rect: QRectF, values: np.ndarray, color: QColor) -> None:
-    """A sparkline from zero, or nothing when there is nothing."""
+    """A sparkline from zero; draws nothing without values."""
     known = np.isfinite(values) if len(values) else np.zeros(0, bool)
     if not known.any():
         return
@@ -144,7 +145,7 @@ def bar(
     tone: str,
     marks: Sequence[float] = (),
 ) -> None:
-    """A share of a trough, with the thresholds as ticks in it."""
+    """A bar that fills a share of its track, with the thresholds as ticks."""
     painter.fillRect(rect, theme.color("border"))
     width = rect.width() * min(max(part, 0.0), 1.0)
     painter.fillRect(QRectF(rect.left(), rect.top(), width, rect.height()), theme.color(tone))
@@ -185,7 +186,7 @@ def keyed(painter: QPainter, theme: Theme, area: QRectF, key: tuple[str, str], f
 def wrapped(
     painter: QPainter, area: QRectF, text: str, color: QColor, font: QFont, most: float = 48
 ) -> float:
-    """Text over as many lines as it needs, at most `most` pixels; returns the height used."""
+    """Text over as many lines as it needs, at most `most` pixels high; returns the height used."""
     painter.setFont(font)
     painter.setPen(color)
     flags = int(Qt.TextFlag.TextWordWrap) | int(Qt.AlignmentFlag.AlignTop)
@@ -199,7 +200,7 @@ def wrapped(
 
 
 def hatch(painter: QPainter, rect: QRectF, color: QColor) -> None:
-    """Where nothing is known."""
+    """Hatching over a time without data."""
     if rect.width() < 1:
         return
     painter.save()

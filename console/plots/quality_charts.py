@@ -19,7 +19,7 @@ from server.telemetry.rows import QualityRow
 
 
 class QualityTrend(QWidget):
-    """Realised against estimated over the buckets there are, with its own time labels."""
+    """Realised against estimated quality over the buckets, with its own time labels."""
 
     def __init__(self, style: Style, name: str, fields: tuple[str, str], percent: bool) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class QualityTrend(QWidget):
         caption(painter, self._style, area, legend)
 
     def _bands(self, lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """The interval of each share, realised and estimated; of a value the spread is not known,
-        so it has none."""
+        """The interval of each share, realised and estimated. A value has none, as its spread is
+        not known."""
         if not self._percent:
             return []
         numbers = ([row.labelled for row in self.rows], [row.predictions for row in self.rows])
@@ -121,7 +121,7 @@ def _intervals(shares: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
 
 
 class Calibration(QWidget):
-    """Confidence against how often it was right, and the confusion of the labels."""
+    """Confidence against how often it was right, and the confusion matrix of the labels."""
 
     def __init__(self, style: Style) -> None:
         super().__init__()

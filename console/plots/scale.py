@@ -14,7 +14,7 @@ from console.state.dashboard import LatencyColumns
 
 
 def column_at(found: LatencyColumns, at_s: float) -> int:
-    """Index of the column that holds a moment; -1 outside."""
+    """Index of the column that contains a moment; -1 outside."""
     if not len(found.starts):
         return -1
     index = int((at_s - found.starts[0]) // found.column_s)
@@ -24,8 +24,8 @@ def column_at(found: LatencyColumns, at_s: float) -> int:
 def caption(
     painter: QPainter, style: Style, area: QRectF, label: Sequence[tuple[str, str]]
 ) -> list[tuple[QRectF, str]]:
-    """A legend inside the plot, top left, on a ground of its own so that lines do not cross it.
-    Returns what stands where, for tool tips."""
+    """A legend inside the plot, top left, on its own background so that lines do not cross it.
+    Returns where each piece is, for tool tips."""
     metrics = QFontMetricsF(style.small)
     widths = [metrics.horizontalAdvance(text) + 9 for text, _ in label]
     high = style.px(15)

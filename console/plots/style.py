@@ -1,5 +1,6 @@
-"""What every panel paints with. One object, shared, changed with the theme or the size of the text.
-Lengths in the code of panels are pixels at the usual size; `px` is what they are now."""
+"""The fonts, colours and lengths that every panel paints with. One shared object; it changes with
+the theme and the text size. Lengths in the panels' code are pixels at the default size; `px`
+converts them to the current size."""
 
 from __future__ import annotations
 
@@ -33,24 +34,24 @@ class Style(QObject):
         self.strong: QFont = bold(self.number_font)
 
     def text(self, pixels: int) -> QFont:
-        """The font of sentences at a size that is given for the usual one."""
+        """The font for sentences; `pixels` is the height at the default size."""
         return self.sized(self._fonts[0], pixels)
 
     def sized(self, font: QFont, pixels: int) -> QFont:
         return sized(font, self.whole(pixels))
 
     def px(self, pixels: float) -> float:
-        """A length of the usual size as it is now."""
+        """A length at the default size, converted to the current size."""
         return pixels * self.zoom
 
     def whole(self, pixels: float) -> int:
-        """The same as whole pixels, for sizes of widgets and fonts."""
+        """The same, rounded to whole pixels, for sizes of widgets and fonts."""
         return max(1, round(pixels * self.zoom))
 
     def axis_text(
         self, painter: QPainter, place: QRectF, text: str, flags: Qt.AlignmentFlag = paint.LEFT
     ) -> None:
-        """A figure or a name beside a plot: small and dim."""
+        """Draw a number or a name beside a plot, small and dim."""
         paint.text(painter, place, text, self.theme.color("dim"), self.small_number_font, flags)
 
     def use(self, theme: Theme) -> None:
@@ -64,12 +65,12 @@ class Style(QObject):
 
 
 def next_zoom(zoom: float, step: int) -> float:
-    """The next size of text, larger or smaller; the last one where there is no other."""
+    """The next larger or smaller text size; the same size at either end."""
     place = min(range(len(ZOOMS)), key=lambda number: abs(ZOOMS[number] - zoom))
     return ZOOMS[min(max(place + step, 0), len(ZOOMS) - 1)]
 
 
 def fitting_zoom(height: int) -> float:
-    """The size of text for a window of this height in logical pixels: 12 pixels are small on a
-    screen of 1,440 lines, and hard to read on one of 2,160 that is not scaled."""
+    """The text size for a window of this height in logical pixels: 12 pixels are small on a screen
+    of 1,440 lines, and hard to read on one of 2,160 that is not scaled."""
     return max((1.0, *(zoom for zoom in ZOOMS if zoom <= height / 1100)))

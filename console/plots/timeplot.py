@@ -1,6 +1,6 @@
-"""A plot over the shared time axis: what does not move is painted once into a pixmap, the brush,
-the cross-hair and the read-out over it. One point a pixel at most arrives here; nothing is thinned
-out in the UI thread."""
+"""A plot over the shared time axis. What changes only with new data is painted once into a pixmap;
+the brush, the cross-hair and the read-out are painted over it. The data has at most one point for
+each pixel: the UI thread never thins it out."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ DRAG_PIXELS = 4
 
 
 def _content(board: Board) -> object:
-    """What a plot shows besides the time that passes. While it passes, rows that come in are seen
-    with the next half pixel; where it does not, each of them counts."""
+    """What a plot shows besides the passing time. In a live view new rows appear with the next half
+    pixel of movement; in a fixed view every new row counts as a change."""
     newest = board.timeline_events[0] if board.timeline_events else None
     found = board.latency
     requests = found.requests if found is not None and not board.view.live else 0
@@ -47,7 +47,7 @@ def _content(board: Board) -> object:
 
 
 class TimePlot(TippedWidget):
-    """Subclasses paint `paint_layer` and may give `readout`."""
+    """Subclasses paint `paint_layer` and may return a `readout`."""
 
     picked = Signal(float, float)  # a click without a drag: (unix seconds, y in pixels)
 
@@ -58,10 +58,10 @@ class TimePlot(TippedWidget):
         self.board: Board | None = None
         self.time_labels = time_labels
         self.shows_readout = True
-        self.shows_switches = True  # where traffic moved to another stamp
+        self.shows_switches = True  # marks the moments when traffic moved to another stamp
         self.speaks_first = False  # shows its read-out while the cross-hair is locked
         self._layer: QPixmap | None = None
-        self.captions: list[tuple[QRectF, str]] = []  # the legend inside, as painted
+        self.captions: list[tuple[QRectF, str]] = []  # the legend inside the plot, as painted
         self._pressed: QPointF | None = None
         self._panning = False
         self._inside = False
@@ -102,7 +102,8 @@ class TimePlot(TippedWidget):
         return low + (x - area.left()) / area.width() * (high - low)
 
     def show_board(self, board: Board) -> None:
-        """Painted again when something would move by half a pixel or more."""
+        """Repaint when something would move by half a pixel or more, or when the content
+        changed."""
         if not self._looks_the_same(board):
             self.board = board
             self.repaint_layer()
@@ -120,14 +121,14 @@ class TimePlot(TippedWidget):
         self.update()
 
     def paint_layer(self, painter: QPainter, area: QRectF) -> None:
-        """What moves only with new data."""
+        """Paint what changes only with new data."""
 
     def readout(self, at_s: float) -> Sequence[tuple[str, str]]:
         """Lines (text, tone) beside the cross-hair."""
         return ()
 
     def tip_at(self, x: float, y: float) -> str:
-        """What a piece of the legend means; empty beside it, where the read-out is."""
+        """What a piece of the legend means; empty elsewhere, where the read-out is shown."""
         found = (text for place, text in self.captions if place.contains(x, y))
         return next((glossary.fact(text) for text in found), "")
 
@@ -156,7 +157,7 @@ class TimePlot(TippedWidget):
         return layer
 
     def paint_all(self, painter: QPainter) -> None:
-        """What the pixmap holds."""
+        """Paint everything that the pixmap holds."""
         area = self.area
         self._paint_grid(painter, area)
         self._paint_unknown(painter, area)
@@ -188,7 +189,7 @@ class TimePlot(TippedWidget):
             self.ui_style.axis_text(painter, place, text, paint.CENTRE)
 
     def _paint_switches(self, painter: QPainter, area: QRectF) -> None:
-        """A thin line where a stamp took traffic, so that before and after can be compared."""
+        """Draw a thin line where a stamp took traffic, so that before and after can be compared."""
         low, high = self.span
         found = self.board.timeline_events if self.board is not None else ()
         places: dict[int, str] = {}
@@ -204,7 +205,7 @@ class TimePlot(TippedWidget):
             painter.drawLine(QPointF(x + 0.5, area.top()), QPointF(x + 0.5, area.bottom()))
 
     def _paint_unknown(self, painter: QPainter, area: QRectF) -> None:
-        """Hatched where the window has no data yet or no more: silence is not health."""
+        """Hatch the times without data: silence does not mean health."""
         latency = self.board.latency if self.board is not None else None
         if latency is None or not latency.newest_s == latency.newest_s:
             return

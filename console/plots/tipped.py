@@ -1,4 +1,4 @@
-"""A widget that paints its text itself, and has a tool tip for each piece of it."""
+"""A widget that paints its own text, and has a tool tip for each piece of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from console.models.table import escaped_tip
 
 class TippedWidget(QWidget):
     def tip_at(self, x: float, y: float) -> str:
-        """What lies there, in a sentence; empty: no tool tip."""
+        """The tool tip for this position, a sentence; empty: no tool tip."""
         return ""
 
     def event(self, event: QEvent) -> bool:

@@ -1,4 +1,4 @@
-"""The stages of one request after one another, and those of the others in its forward."""
+"""The stages of one request one after the other, and those of the other requests in its forward."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Waterfall(TippedWidget):
         self._paint_batch_mates(painter, area, y + line, total)
 
     def _paint_batch_mates(self, painter: QPainter, area: QRectF, y: float, total: float) -> None:
-        """The others, each as one thin bar on the same scale."""
+        """Paint each of the other requests as one thin bar on the same scale."""
         theme, px = self._style.theme, self._style.px
         line, names = px(ROW), px(NAMES)
         for other in self.batch_mates:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES = ("ca", "token_file", "cert", "key")  # of ConnectionAccess, named as the console's flags
+# Fields of ConnectionAccess, named as the console's flags.
+FILES = ("ca", "token_file", "cert", "key")
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionAccess:
     """Files are read when a channel is opened, in the I/O thread. `cert` and `key` identify this
-    console to a server that asks every client for a certificate."""
+    console to a server that requires client certificates."""
 
     tls: bool = False
     ca: Path | None = None
@@ -23,7 +24,7 @@ class ConnectionAccess:
         return (["--tls"] if self.tls else []) + self._files("--ca", "--cert", "--key")
 
     def server_flags(self) -> list[str]:
-        """The `server` commands call over TLS only with a CA file of their own."""
+        """The flags for a `server` command. These commands use TLS only if a CA file is given."""
         return self._files("--tls-ca", "--tls-cert", "--tls-key") if self.ca else []
 
     def _files(self, ca: str, cert: str, key: str) -> list[str]:

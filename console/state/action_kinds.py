@@ -1,5 +1,5 @@
-"""The actions that an operator can start on a server: what will happen and where, the role, the
-command that does the same. Pure. `console.feed.action_calls` does it,
+"""The actions that an operator can start on a server: what will happen and where, the role needed,
+the command that does the same. Pure. `console.feed.action_calls` performs them,
 `console.panels.action_dialog` asks before."""
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ KEPT = (
     "silence",
     "annotate",
 )  # sent when the server is back; whatever else is sent now or never
-NOW_S = 10.0  # an action that waited longer than this is not sent any more
-# In a target, between its parts: prediction id and label; stamp, share and minutes; id and times of
-# a note.
+NOW_S = 10.0  # an action that waited longer than this is no longer sent
+# Separators of the parts of a target: prediction id and label; stamp, share and minutes; id and
+# times of a note.
 LABEL = "\t"
-SHARES = (0.05, 0.1, 0.25, 0.5)  # of the sessions, for a canary
+SHARES = (0.05, 0.1, 0.25, 0.5)  # shares of the sessions for a canary
 MINUTES = (10, 30, 60, 240)
 
 
 @dataclass(frozen=True, slots=True)
 class ActionKind:
-    """One kind of action. `role` is the one a credential needs. `whole`: the fleet can do it as
-    one. `happens` completes "{who} …"."""
+    """One kind of action. `role` is the role that its credential needs. `whole`: the fleet can do
+    it as one. `happens` completes "{who} …"."""
 
     name: str
     title: str
@@ -37,8 +37,9 @@ class ActionKind:
     happens: str
     role: str
     whole: bool = False
-    bundles: tuple[str, ...] = ()  # roles of those to choose from; "stored": all but what serves
-    prediction: bool = False  # it is about one
+    # Roles of the bundles to choose from; "stored": every bundle that does not serve.
+    bundles: tuple[str, ...] = ()
+    prediction: bool = False  # the action is about one prediction
 
 
 KINDS = {
@@ -147,7 +148,7 @@ _ALL_OR_NONE = " All of them or none: where one fails, those that switched go ba
 
 
 def sentence(kind: ActionKind, names: Sequence[str]) -> str:
-    """What will happen, and to whom."""
+    """What will happen, on which servers."""
     if len(names) == 1:
         return f"{names[0]} {kind.happens}"
     return f"Each of {len(names)} servers ({', '.join(names)}) {kind.happens}{_ALL_OR_NONE}"
@@ -161,12 +162,13 @@ def command(action: Action, access: ConnectionAccess) -> str:
 
 
 def refusal(kind: ActionKind, why: str) -> str:
-    """A refusal by role, as a sentence for the person whose credential it is."""
+    """A refusal for lack of a role, as a sentence for the person with the credential."""
     return f"your credential may not do that: it needs the role {kind.role} ({why})"
 
 
 def event(action: Action, names: Sequence[str], ahead_s: float) -> TimelineEvent:
-    """`kim rolled back gpu-03.lon: p99 doubled`, as done, on its way or refused."""
+    """`kim rolled back gpu-03.lon: p99 doubled`, as an event that is done, on its way or
+    refused."""
     kind = KINDS[action.kind]
     who = ", ".join(names)
     what = f"{who} {kind.name} asked for by {action.actor}"
@@ -183,7 +185,7 @@ def event(action: Action, names: Sequence[str], ahead_s: float) -> TimelineEvent
 
 
 def outcome(action: Action, names: Sequence[str]) -> str:
-    """The notice in the footer."""
+    """The outcome as a notice in the footer."""
     kind = KINDS.get(action.kind)
     who = ", ".join(names)
     if kind is None or action.state != "done":
@@ -193,5 +195,5 @@ def outcome(action: Action, names: Sequence[str]) -> str:
 
 
 def loaded_text(stamp: str, name: str, roles: Sequence[str]) -> str:
-    """A bundle that can be activated, as the list of the dialog shows it."""
+    """A loaded bundle, as the dialog's list shows it."""
     return f"{name or short(stamp)} · {stamp[:12]} · {', '.join(roles)}"

@@ -1,5 +1,5 @@
-"""Which clock the time axis follows. Rows are dated by the servers: where all of them simulate
-their time, as in a demo of two weeks in minutes, the axis is theirs. Pure."""
+"""Which clock the time axis follows. The servers date their rows. Where all of them simulate time,
+as in a demo of two weeks in minutes, the axis follows their clock. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from console.state.domain import Link
 def of(
     links: Mapping[str, Link] | None, now_s: float
 ) -> tuple[Mapping[str, Link] | None, float, float]:
-    """(links with their times on the axis, now on the axis, its speed). Ages stay those of our
-    clock: a server that has not been heard for two seconds is two seconds old at any speed."""
+    """(links with their times on the axis, now on the axis, its speed). Ages stay on this machine's
+    clock: a server last heard two seconds ago is two seconds old at any speed."""
     heard = [link for link in (links or {}).values() if link.heard_s]
     shown = [link.simulated for link in heard if link.simulated is not None]
     if links is None or not shown or len(shown) < len(heard):

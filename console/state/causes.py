@@ -1,5 +1,5 @@
-"""What happened to a server shortly before something went wrong with it: a deploy, a death, another
-preprocessing. Such a cause is one message, and its symptoms stand under it. Pure."""
+"""What happened to a server shortly before a problem with it: a deploy, the death of a replica, a
+change of preprocessing. Such a cause makes one message, with its symptoms under it. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from console.state.domain import STAMP_PARTS, ServerRecord
 from console.state.units import duration
 from server.telemetry.rows import DeployRow
 
-WITHIN_S = 600.0  # from a cause to the first sign of a symptom
+WITHIN_S = 600.0  # longest time from a cause to the first sign of a symptom
 _CHANGES = {
     "activate": "it activated",
     "rollback": "it went back to",
@@ -24,7 +24,8 @@ _CHANGES = {
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """`text` completes "… after": "its preprocessing changed". `skew`: a message speaks of it."""
+    """`text` completes "… after": "its preprocessing changed". `skew`: the cause is a difference
+    from the fleet."""
 
     server: str  # address
     at_s: float
@@ -34,7 +35,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """Something wrong with a server. The text does not name the server."""
+    """A problem with a server. The text does not name the server."""
 
     server: str
     text: str
@@ -48,7 +49,8 @@ def causes_of(
     deploys: Sequence[tuple[str, DeployRow]],
     servers: Mapping[str, ServerRecord],
 ) -> tuple[Cause, ...]:
-    """At one moment the difference from the fleet explains more than the deploy behind it."""
+    """All causes. Where a skew and the deploy behind it have the same time, only the skew is kept,
+    as it explains more."""
     found = []
     for line in skew:
         if line.odd and line.since_s == line.since_s:
@@ -71,7 +73,7 @@ def parts_of(line: SkewLine) -> str:
 
 
 def cause_of(symptom: Symptom, causes: Sequence[Cause]) -> Cause | None:
-    """The last thing that happened to the same server, if that was shortly before."""
+    """The last event of the same server, if it was shortly before the symptom."""
     near = [
         cause
         for cause in causes

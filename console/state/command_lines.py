@@ -1,5 +1,5 @@
 """The command lines that the console copies, one function for each. A test gives every line to the
-parser of the command that it names. Whatever came from a server is quoted for a shell."""
+parser of the command that it names. Text from a server is quoted for a shell."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def view(
     servers: Sequence[str],
     access: ConnectionAccess,
 ) -> str:
-    """Opens the same window anywhere. `line` is the filter line of the predictions."""
+    """Opens the same window on any machine. `line` is the filter line of the predictions."""
     given = [(f"--{name}", value) for name, value in view_values(shown, span, panel, line).items()]
     parts = [program.name(), *_given(*given)]
     return shlex.join([*parts, *access.console_flags(), *servers])
 
 
 def view_values(shown: View, span: tuple[float, float], panel: str, line: str) -> Mapping[str, str]:
-    """A view as the console's flags of these names; empty where it is the default."""
+    """A view as values of the console's flags; empty where the value is the default."""
     low, high = shown.brush or span
     return {
         "at": iso(high),
@@ -72,9 +72,9 @@ def action(
     reason: str,
     access: ConnectionAccess,
 ) -> str:
-    """Does on these servers what an action of the console does. `target` has the parts of its
-    target: a stamp with the share and the minutes of a canary, the id of a prediction with the
-    label or the stamp behind it, the number of a replica."""
+    """Does on these servers what an action of the console does. `target` has its parts: a stamp
+    with the share and the minutes of a canary, the id of a prediction with a label or a stamp, the
+    index of a replica."""
     fleet = len(servers) > 1
     flags = [*_given(("--reason", reason)), *access.server_flags()]
     if fleet:
@@ -106,8 +106,8 @@ def action(
 
 
 def export(clauses: Sequence[Clause], span: tuple[float, float]) -> str:
-    """Writes the same predictions where the server keeps them. That is one server, so the terms
-    that choose among several are left out."""
+    """Writes the same predictions to a file, on the server's own machine. That is one server, so
+    the terms that choose among servers are left out."""
     line = FindPredictions(tuple(clauses), span, {}).server_line
     parts = ["server", "export", "--since", iso(span[0]), "--until", iso(math.ceil(span[1]))]
     return shlex.join([*parts, *_given(("--filter", line)), "--out", "-"])

@@ -1,6 +1,6 @@
-"""What is asked of the cache (`View`) and what the panels are given (`Board`): immutable, complete,
-and small enough to hand to the UI thread ten times a second. Times are unix seconds by the
-console's clock; a server's own times are corrected by its clock offset before they get here."""
+"""What the cache is asked for (`View`) and what the panels are given (`Board`): immutable,
+complete, and small enough to hand to the UI thread ten times a second. Times are unix seconds on
+the time axis; a server's own times are corrected by its clock offset before they get here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPLITS = ("", "server", "stamp", "mix", "replica")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the operator views. `end_s` None follows the clock."""
+    """What the operator looks at. `end_s` None follows the clock."""
 
     window_s: float = 600.0
     end_s: float | None = None
@@ -42,7 +42,7 @@ class View:
     measure: str = "psi"
     drift_key: tuple[str, str] | None = None  # feature, slice
     expected_stamp: str = ""
-    host: bool = False  # what the hosts use is shown
+    host: bool = False  # show what the hosts use
 
     @property
     def live(self) -> bool:
@@ -56,22 +56,23 @@ class ServerLine(ServerRecord):
     severity: str
     state: str
     why: str
-    age_s: float  # since it was last heard; inf: never
-    p95_ms: float = math.nan  # of the last minute it reported
+    age_s: float  # time since the last message; inf: none ever came
+    p95_ms: float = math.nan  # over the last minute that the server reported
     slo_ms: float = 0.0
     spark: Floats = field(default_factory=lambda: np.zeros(0))
     odd_parts: tuple[str, ...] = ()
-    since_s: float = math.nan  # when it came into this state; NaN: it is ok, or nobody saw it
+    # When this state began; NaN: the state is ok, or the beginning was not seen.
+    since_s: float = math.nan
 
     @property
     def past(self) -> bool:
-        """What it last reported is about then and not about now: shown dimmed, with its time."""
+        """The last report describes the past: it is shown dimmed, with its time."""
         return self.severity == "unknown" or self.state in ("lost", "unreachable", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleRequest:
-    """A request that stands for a cell of the heat map."""
+    """A request that serves as the example of a cell of the heat map."""
 
     at_s: float
     total_ms: float
@@ -82,7 +83,7 @@ class ExampleRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatencyColumns:
-    """Columns of equal width from `from_s`; NaN where nothing was served or nothing is known."""
+    """Columns of equal width from `from_s`; NaN where there was no request or no data."""
 
     from_s: float
     to_s: float
@@ -96,7 +97,7 @@ class LatencyColumns:
     served: Floats  # requests
     errors: Floats  # share
     stages: Floats  # [5, columns], mean ms
-    batch: Floats  # mean rows of a forward
+    batch: Floats  # mean rows in a forward
     total: tuple[float, float, float]  # p50, p95, p99 of the brush or the window
     requests: int
     slo_ms: float
@@ -104,22 +105,22 @@ class LatencyColumns:
     exemplars: tuple[ExampleRequest, ...] = ()
     shares: tuple[tuple[str, Floats], ...] = ()  # traffic share by stamp
     newest_s: float = math.nan  # end of the newest bucket with requests
-    width_s: float = 0.0  # of the rows it was made of
+    width_s: float = 0.0  # width of the rows the columns were made of
     mixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostColumns:
-    """What the hosts use, in columns of equal width; NaN where nothing is known. Shares are 0 to 1,
-    of several servers the highest; `power` is watts of all GPUs of the server that draws most,
+    """What the hosts use, in columns of equal width; NaN where nothing is known. Shares are 0 to 1.
+    Each figure is the highest among the servers: `power` is the watts of all GPUs of one server,
     `heat` the hottest GPU in degrees Celsius."""
 
     from_s: float
     column_s: float
-    servers: int  # that report any
+    servers: int  # number of servers that report host figures
     cpu: Floats
     memory: Floats
-    disk: Floats  # used, of the file system of --data
+    disk: Floats  # used share of the file system of --data
     gpu_memory: Floats
     gpu: Floats
     power: Floats
@@ -132,8 +133,8 @@ class HostColumns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftLine:
-    """The worst server's row of one feature and slice. `firing_at` are the servers (addresses)
-    with an alert about it that fires: only such a line is loud."""
+    """The row of one feature and slice from the worst server. `firing_at` are the servers
+    (addresses) with a firing alert about it: only such a line is loud."""
 
     row: DriftRow
     server: str
@@ -141,10 +142,10 @@ class DriftLine:
     at_s: float
     servers: int = 1
     source: str = "server"  # or "console": computed here for a brushed window
-    since_s: float = math.nan  # first of the evaluations in a row with a level above ok
+    since_s: float = math.nan  # first of the consecutive evaluations above ok
     firing_at: tuple[str, ...] = ()
-    name: str = ""  # of `server`, for people
-    by_server: tuple[DriftLine, ...] = ()  # of several servers all lines, this one included
+    name: str = ""  # display name of `server`
+    by_server: tuple[DriftLine, ...] = ()  # the lines of all servers, this one included
 
     @property
     def firing(self) -> bool:
@@ -178,7 +179,7 @@ class SkewCell:
     value: str
     differs: bool
     known: bool
-    moved: bool = False  # it changed since the server loaded it
+    moved: bool = False  # it changed after the server loaded it
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +189,22 @@ class SkewLine:
     stamp: str
     stamp_name: str
     cells: tuple[SkewCell, ...]  # in the order of STAMP_PARTS
-    since_s: float  # of the deploy that brought this stamp; NaN: not known
-    age_s: float = field(compare=False)  # grows by itself, so it is not compared
+    since_s: float  # time of the deploy that brought this stamp; NaN: not known
+    age_s: float = field(compare=False)  # grows all the time, so it is not compared
     dirty: bool
     details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
     env: tuple[tuple[str, str, str], ...]
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
-    # What changed since its replicas loaded it, worst first: what, the message, and whether answers
-    # may differ now, or only after a restart.
+    # What changed since the replicas loaded it, worst first: what, the message, and whether answers
+    # may differ now or only after a restart.
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
-    lost_s: float = math.nan  # when a server that does not answer was heard last
+    lost_s: float = math.nan  # when a server that does not answer was last heard
 
     @property
     def past(self) -> bool:
-        """What it ran when it was heard last; it may run something else by now, or nothing."""
+        """This is what the server ran when it was last heard; by now it may run another bundle, or
+        none."""
         return self.lost_s == self.lost_s
 
     @property
@@ -211,7 +213,7 @@ class SkewLine:
 
     @property
     def severity(self) -> str:
-        """Empty while it is like the fleet and as it was loaded."""
+        """Empty while the server is like the fleet and unchanged since it loaded."""
         if any(now for _, _, now in self.moved):
             return "critical"
         return "high" if self.odd or self.moved else ""
@@ -228,9 +230,9 @@ class TimelineEvent:
     kind: str  # alert | deploy | link | action | note
     id: str
     panel: str
-    mark: str = ""  # of a deploy: deploys.mark_of
-    detail: str = ""  # lines for the tool tip, where there is more than `text`
-    to_s: float = math.nan  # of a note about a span, its end
+    mark: str = ""  # for a deploy: deploys.mark_of
+    detail: str = ""  # lines for the tool tip, if there is more than `text`
+    to_s: float = math.nan  # for a note about a span, its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ class AlertLine:
     closed_s: float
     offset_ms: float
     silenced_until_s: float = 0.0
-    pending: str = ""  # an action on it that the server has not confirmed
+    pending: str = ""  # an action on this alert that the server has not confirmed
 
     @property
     def open(self) -> bool:
@@ -250,13 +252,13 @@ class AlertLine:
 
     @property
     def firing(self) -> bool:
-        """Open, and seen often enough to be loud."""
+        """Open, and confirmed by enough evaluations to be loud."""
         return self.open and self.row.state != "pending"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a person wrote on the time axis. Every server of the fleet keeps it: shown once.
+    """A person's note on the time axis. Every server of the fleet keeps it; it is shown once.
     `pending`: no server has confirmed it yet."""
 
     id: str
@@ -267,7 +269,8 @@ class Note:
     pending: bool = False
 
 
-WANT_NOTHING = ("pending", "held", "healthy")  # kinds of messages that only count
+# Kinds of messages that only count and need no action.
+WANT_NOTHING = ("pending", "held", "healthy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +284,8 @@ class StatusMessage:
     at_s: float = math.nan
     detail: str = ""
     standing: bool = False  # always shown, but not part of the state
-    harm: int = DOUBTFUL  # console.state.severity: the headline is chosen by it
-    kind: str = ""  # console.state.next_steps: what to do, and the page about it
+    harm: int = DOUBTFUL  # console.state.severity: it decides the headline
+    kind: str = ""  # console.state.next_steps: what to do, and the runbook
 
     @property
     def wants_action(self) -> bool:
@@ -298,7 +301,7 @@ class FleetState:
 
     @property
     def worst(self) -> StatusMessage | None:
-        """What the sentence is about; None while there is nothing to do."""
+        """The message in the headline; None while there is nothing to do."""
         wants = (m for m in self.messages if m.wants_action)
         found = (m for m in wants if not m.standing or self.severity == "ok")
         return next(found, None)
@@ -314,7 +317,7 @@ class QualityLine:
 
 @dataclass(frozen=True, slots=True)
 class CacheUsage:
-    """The console about itself."""
+    """Figures of the console itself."""
 
     cache_bytes: int = 0
     read_ms: float = 0.0
@@ -332,9 +335,10 @@ class Board:
     fleet_state: FleetState
     servers: tuple[ServerLine, ...] = ()
     latency: LatencyColumns | None = None
-    host: HostColumns | None = None  # where the view asks for it
+    host: HostColumns | None = None  # only if the view asks for it
     drift: tuple[DriftLine, ...] = ()
-    drift_span: tuple[float, float] | None = None  # hours, when computed here
+    # The hours, when the drift was computed by the console.
+    drift_span: tuple[float, float] | None = None
     comparison: ReferenceComparison | None = None
     skew: tuple[SkewLine, ...] = ()
     alerts: tuple[AlertLine, ...] = ()
@@ -347,8 +351,9 @@ class Board:
     slices: tuple[tuple[str, SliceRow], ...] = ()
     usage: CacheUsage = CacheUsage()
     offline: bool = False
-    ahead_s: float = 0.0  # the axis against this machine's clock, where servers simulate time
-    speed: float = 1.0  # seconds of the axis that pass in one
+    # How far the axis is ahead of this machine's clock, where servers simulate time.
+    ahead_s: float = 0.0
+    speed: float = 1.0  # seconds of the axis that pass in one real second
 
     def name_of(self, address: str) -> str:
         for line in self.servers:
@@ -363,5 +368,5 @@ class Board:
 
     @property
     def strictest_slo_ms(self) -> float:
-        """Of all servers; 0 where none has an objective."""
+        """The strictest objective of all servers; 0 if none has one."""
         return min((line.slo_ms for line in self.servers if line.slo_ms), default=0.0)

@@ -1,5 +1,5 @@
 """A row of a server's deploy journal: its mark on the time axis, its severity, its sentence. Pure.
-An action that this console does not know is shown as the server named it."""
+An action that this console does not know is shown under the server's name for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from server.telemetry.rows import DeployRow
 
 SWITCHES = ("activate", "rollback", "canary")  # traffic moves: drawn through the plots as well
-# Beginnings of a word of an action, the decisive one first: "canary abort" is an end, not a canary.
+# Prefixes of words in an action, the decisive one first: "canary abort" is an end, not a canary.
 _MEANINGS = (
     ("death", ("replica",)),
     ("refuse", ("refus", "reject", "fail", "abort", "deni")),
@@ -23,7 +23,7 @@ _MEANINGS = (
 
 
 def mark_of(action: str) -> str:
-    """One of those in _MEANINGS, or `other`, for any word a server may use."""
+    """One of the marks in _MEANINGS, or `other` for an action it does not know."""
     text = re.findall(r"[a-z]+", action.lower())
     for mark, beginnings in _MEANINGS:
         if any(word.startswith(beginnings) for word in text):
@@ -32,7 +32,8 @@ def mark_of(action: str) -> str:
 
 
 def severity_of(action: str) -> str:
-    """A deploy that was refused or rolled back needs attention; the rest is for the record."""
+    """A refusal, a rollback or the death of a replica is a warning; everything else is
+    information."""
     return "warning" if mark_of(action) in ("refuse", "rollback", "death") else "info"
 
 
@@ -49,7 +50,7 @@ def sentence(name: str, row: DeployRow) -> str:
 
 
 def tip(name: str, row: DeployRow, at_text: str) -> str:
-    """Everything in the row, one line each."""
+    """Everything in the row, one line for each field."""
     lines = [f"{at_text} UTC", f"{name}: {row.action or 'deploy'}"]
     if row.stamp or row.stamp_name:
         lines.append(f"stamp {row.stamp_name or row.stamp[:12]}")

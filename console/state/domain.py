@@ -1,5 +1,5 @@
 """What the console knows, as frozen rows. Field names follow proto/observe.proto, so that one
-decoder (feed/decode.py) serves them all; nothing here knows Qt, gRPC or SQLite."""
+decoder (feed/decode.py) serves them all; nothing here imports Qt, gRPC or SQLite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProbeEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SelfCheckResult:
-    """A replica against what it loaded."""
+    """The result of comparing a replica with what it loaded."""
 
     changed: tuple[IntegrityChange, ...] = ()
     at_unix_ms: int = 0
@@ -56,7 +56,7 @@ class ReplicaSnapshot:
     last_exit: str = ""
     last_exit_unix_ms: int = 0
     private_bytes: int = 0  # memory no other process uses; 0: not reported
-    shared_bytes: int = 0  # its share of memory that others use too
+    shared_bytes: int = 0  # its share of memory that it shares with other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class GpuSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:
-    """As of the same moment by the server's clock; 0: an older server, or nothing was read."""
+    """Taken at one moment on the server's clock; a time of 0 means an older server, or nothing was
+    read."""
 
     at_unix_ms: int = 0
     cpu_share: float = math.nan
@@ -134,7 +135,7 @@ class ServerSnapshot:
     limits: tuple[LimitRow, ...] = ()
     telemetry_bytes: int = 0
     signed_by: str = ""
-    simulated_speed: float = 0.0  # 0: its time is real
+    simulated_speed: float = 0.0  # 0: the server's time is real
     refused_formats: tuple[FormatCount, ...] = ()  # the most frequent first
     parts_cut: int = 0
     host: HostSnapshot = HostSnapshot()
@@ -152,7 +153,7 @@ class CachedPrediction(Outputs):
     replica: int = 0
     slices: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
-    error_message: str = ""  # the sentence its caller got
+    error_message: str = ""  # the sentence that its caller received
     payload_kept: bool = False
     client: str = ""
     session: str = ""
@@ -168,7 +169,7 @@ FeedRow = ServerSnapshot | CachedPrediction | PlainRow
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRow:
-    """One row as it came in. `server` is the address: names are for people and may repeat."""
+    """One row as received. `server` is the address, as names may repeat."""
 
     server: str
     cursor: int
@@ -180,7 +181,8 @@ class ReceivedRow:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedTime:
-    """A server's clock that runs `speed` times as fast: it showed `server_s` at our `at_s`."""
+    """A server's clock that runs `speed` times as fast: it showed `server_s` when this machine's
+    clock showed `at_s`."""
 
     server_s: float
     at_s: float
@@ -203,20 +205,20 @@ class Link:
     rtt_ms: float = math.nan
     refused_rows: int = 0
     refused_why: str = ""
-    flood: str = ""  # it sends more than is read: what, and the limit
+    flood: str = ""  # what the server sends above the limit, and the limit; "" if it does not
     instance: str = ""
-    plaintext: bool = False  # over a network, and nothing encrypts it
-    simulated: SimulatedTime | None = None  # what its rows are dated by, where that is not real
+    plaintext: bool = False  # the connection crosses a network unencrypted
+    simulated: SimulatedTime | None = None  # the clock of its rows, if it is simulated
 
     @property
     def shift_s(self) -> float:
-        """What its times are ahead of the axis; 0 while its clock has not been compared."""
+        """How far its times are ahead of the axis; 0 until its clock has been compared."""
         return 0.0 if math.isnan(self.offset_ms) else self.offset_ms / 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerRecord:
-    """One line of the fleet: its last snapshot, and the state of the link."""
+    """One line of the fleet: the last snapshot, and the state of the link."""
 
     link: Link
     snapshot: ServerSnapshot | None
@@ -234,12 +236,13 @@ class ServerRecord:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something an operator asked a server for, kept until the server has it."""
+    """What an operator asked a server to do, kept until the server has received it."""
 
     id: int
-    server: str  # of the fleet all of them, divided by blanks
+    server: str  # for an action of the fleet: all addresses, separated by blanks
     kind: str  # acknowledge | silence | annotate, or one of console.state.action_kinds
-    # Alert id, matcher, id of the silence to end; id and times of a note; parts of other kinds.
+    # By kind: alert id, matcher, or id of the silence to end; id and times of a note; parts of
+    # others.
     target: str
     actor: str
     note: str

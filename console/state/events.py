@@ -35,7 +35,8 @@ def alert_lines(
     pending: Mapping[tuple[str, str], str],
     now_s: float,
 ) -> tuple[AlertLine, ...]:
-    """Alerts with their times by our clock and the silence that holds them, open ones first."""
+    """Alerts with their times on this machine's clock and the silence that covers each, open ones
+    first."""
     lines = []
     for address, row in rows:
         server = servers.get(address)
@@ -64,7 +65,8 @@ def alert_lines(
 
 
 def _covers(silence: SilenceRow, row: AlertRow) -> bool:
-    """As the server decides it. A matcher that only a newer server understands covers nothing."""
+    """Whether the silence covers the alert, by the server's rules. A matcher that only a newer
+    server understands covers nothing."""
     try:
         return silences_alert(silence.matcher, row)
     except BadFilter:
@@ -98,8 +100,8 @@ def notes_of(
     actions: Sequence[Action],
     servers: Mapping[str, ServerRecord],
 ) -> tuple[Note, ...]:
-    """Each note once, however many servers keep it, and those not sent yet, newest first. One that
-    was taken back at any server is gone."""
+    """Each note once, however many servers keep it, and those not sent yet, newest first. A note
+    that any server has removed is left out."""
     removed = {row.id for _, row in rows if row.removed}
     undone = [a for a in actions if a.kind == "annotate" and a.undo]
     removed |= {a.target.split(action_kinds.LABEL)[0] for a in undone}
@@ -150,7 +152,7 @@ def _of_deploy(address: str, row: DeployRow, server: ServerRecord | None) -> Tim
 def _of_alert(line: AlertLine) -> list[TimelineEvent]:
     row = line.row
     panel = PANEL_OF.get(row.kind, "alerts")
-    # The name goes in front once, also when the server's sentence already starts with it.
+    # The server's name goes in front, unless the server's sentence already starts with it.
     label = row.summary if row.summary.startswith(line.name) else f"{line.name} {row.summary}"
     label += "" if line.firing or not line.open else " · pending: not confirmed yet"
     handled = f" · acknowledged by {row.acknowledged_by}" if row.acknowledged_by else ""
@@ -168,7 +170,8 @@ def _of_alert(line: AlertLine) -> list[TimelineEvent]:
 
 
 def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineEvent | None:
-    """A connection lost or come back; the first connection is not an event."""
+    """The event for a change of a link: lost, back, a flood that began or ended. The first
+    connection is not an event."""
     if before is not None and bool(before.flood) != bool(now.flood):
         text = f"{name} {now.flood}" if now.flood else f"{name} no longer floods the console"
         severity = "warning" if now.flood else "ok"
@@ -178,7 +181,7 @@ def of_link(before: Link | None, now: Link, name: str, at_s: float) -> TimelineE
         return None
     if now.state == "lost":
         text = f"{name} lost: {now.detail}"
-        at_s = min(now.heard_s or at_s, at_s)  # as the headline: not when this console noticed
+        at_s = min(now.heard_s or at_s, at_s)  # as in the headline, not when this console noticed
         return TimelineEvent(at_s, "critical", text, now.address, "link", "lost", "fleet")
     if now.state in ("live", "catching up") and before.state in ("lost", "reconnecting"):
         text = f"{name} is back after {duration(at_s - before.since_s)}"

@@ -1,5 +1,5 @@
-"""Which drift rows an alert that fires is about. One look at a feature proves little, and a server
-needs three of four: what it has not confirmed is shown and is not loud. Pure."""
+"""Which drift rows a firing alert is about. A single evaluation proves little, and a server
+requires three of four. A shift that is not confirmed is shown but is not loud. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ SHIFTED = ("warning", "high", "critical")
 
 
 def about(alert: AlertLine, feature: str, place: str) -> bool:
-    """An alert names features and slices, and the whole traffic where it names no slice of it."""
+    """An alert names its features and slices; it covers the row of the whole traffic for each
+    feature that it names."""
     return feature in alert.row.features and (not place or place in alert.row.slices)
 
 
 def marked(
     lines: Sequence[DriftLine], alerts: Sequence[AlertLine], name_of: Callable[[str], str]
 ) -> tuple[DriftLine, ...]:
-    """The same lines with names and with the servers where each fires; those that fire first."""
+    """The same lines with names and with the servers where each fires; firing lines first."""
     loud = [alert for alert in alerts if alert.firing and alert.row.kind in KINDS]
     found = [_marked(line, loud) for line in lines]
     named = [replace(line, name=name_of(line.server)) for line in found]
@@ -29,7 +30,7 @@ def marked(
 
 
 def _marked(line: DriftLine, loud: Sequence[AlertLine]) -> DriftLine:
-    """Of several servers the worst where it fires."""
+    """Among several servers, the worst one where the alert fires."""
     if line.source != "server":
         return line
     at = {alert.server for alert in loud if about(alert, *line.key)}
@@ -46,8 +47,8 @@ def _level(line: DriftLine) -> int:
 
 
 def since_s(levels: Sequence[tuple[float, str]]) -> float:
-    """When the run of shifted evaluations at the end of `levels` (seconds, level) began; NaN when
-    the last one is not shifted."""
+    """When the run of shifted evaluations at the end of `levels` (seconds, level) began; NaN if the
+    last one is not shifted."""
     found = float("nan")
     for at_s, level in reversed(levels):
         if level not in SHIFTED:

@@ -6,11 +6,11 @@ from console.state.dashboard import Board
 from console.state.timetext import clock_text
 from console.state.units import size
 
-STUCK_S = 10.0  # the reader refreshes every second, news or none
+STUCK_S = 10.0  # without a board for this long the reader is stuck: it makes one every second
 
 
 def status_text(board: Board, now_s: float, notice: str) -> tuple[str, str]:
-    """(the line, its tone). `notice`: what was just done, first in the line."""
+    """(the line, its tone). `notice`: what was just done; it comes first in the line."""
     usage = board.usage
     now_s += board.ahead_s
     age_s = max(0.0, now_s - board.made_s)

@@ -1,4 +1,4 @@
-"""The tool tips: one plain sentence for every head, chip and panel. Pure."""
+"""The tool tips: one plain sentence for every column head, legend piece and panel. Pure."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ HEADS: Mapping[str, str] = {
     "here": "The first side.",
     "there": "The second side.",
 }
-# Within a chip; the first that occurs explains it.
+# Terms within a legend piece; the first one that occurs explains it.
 TERMS: tuple[tuple[str, str], ...] = (
     ("offline", "No server is contacted: everything here is from the cache, and dated."),
     ("p50", "Half of the requests were answered faster than this."),
@@ -94,7 +94,8 @@ TERMS: tuple[tuple[str, str], ...] = (
 )
 
 
-# Of the panels Server and Prediction and of the plots; the first that begins or occurs explains it.
+# Terms of the panels Server and Prediction and of the plots. The first that the text begins with or
+# contains explains it.
 FACTS: tuple[tuple[str, str], ...] = (
     ("last reported", "What it last reported; it may have changed since."),
     ("no sign of life", "The replica sent no heartbeat for so long that it was ended."),
@@ -169,17 +170,18 @@ FACTS: tuple[tuple[str, str], ...] = (
 
 
 def head(title: str) -> str:
-    """For the head of a column."""
+    """The tip for a column head."""
     return HEADS.get(title, "")
 
 
 def fact(text: str) -> str:
-    """For a line of a panel or the legend of a plot; empty when no term of ours occurs in it."""
+    """The tip for a line of a panel or the legend of a plot; empty if it contains no known term."""
     low = text.lower()
     return next((tip for term, tip in (*FACTS, *TERMS) if term.lower() in low), "")
 
 
 def chip(text: str) -> str:
-    """For a piece of a legend; a text without a term is shown whole, as it may be cut."""
+    """The tip for a piece of a legend; a text without a known term is returned whole, as it may be
+    cut off on the screen."""
     low = text.lower()
     return next((tip for term, tip in TERMS if term.lower() in low), text.lstrip("━┄■ "))

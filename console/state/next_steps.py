@@ -1,5 +1,5 @@
-"""What to look at and what to do next, for each kind of problem in the status line, and the page
-about it. The pages are docs/runbooks/*.md. Pure but for `page`, which reads a file."""
+"""What to look at and what to do next for each kind of problem in the status line, and the runbook
+about it. The runbooks are docs/runbooks/*.md. Pure but for `page`, which reads a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from console.state.dashboard import StatusMessage
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """Both as imperatives, with the keys of the console."""
+    """Both fields are imperatives, with the keys of the console."""
 
     look: str
     do: str
@@ -41,25 +41,26 @@ NEXT: Mapping[str, NextStep] = {
     "healthy": NextStep("see the labels that came in Quality (7)", "leave it as it is"),
     "plaintext": NextStep("see which side in Servers (1)", "serve and connect by TLS"),
 }
-# Of a kind that only a newer server knows.
+# For a kind that only a newer server knows.
 UNKNOWN = NextStep("see the reason in Alerts (8)", "look at its server in Servers (1)")
-_BESIDE = Path(__file__).resolve().parent.parent / "runbooks"  # as installed
+_BESIDE = Path(__file__).resolve().parent.parent / "runbooks"  # where an installed console has them
 _IN_TREE = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 
 
 def next_of(message: StatusMessage) -> str:
-    """`see …; then …`, of every message."""
+    """`see …; then …`, for every message."""
     step = NEXT.get(message.kind, UNKNOWN)
     return f"{step.look}; then {step.do}"
 
 
 def address(base: str, kind: str) -> str:
-    """The page about a kind of problem; without `base` its name in the documents."""
+    """The address of the runbook for a kind of problem; without `base`, its name in the
+    documents."""
     return f"{base.rstrip('/')}/{kind}.md" if base else f"docs/runbooks/{kind}.md"
 
 
 def page(kind: str) -> str:
-    """The built-in page, as Markdown. Not in the UI thread."""
+    """The built-in runbook, as Markdown. Do not call it in the UI thread."""
     for folder in (_BESIDE, _IN_TREE):
         try:
             return (folder / f"{kind}.md").read_text(encoding="utf-8")
@@ -69,7 +70,7 @@ def page(kind: str) -> str:
 
 
 def tip(message: StatusMessage, base: str) -> str:
-    """For the tool tip: the sentence, what to do, the page."""
+    """The tool tip of a message: the sentence, what to do, the runbook."""
     lines = [message.detail or message.text]
     lines.append(f"next: {next_of(message)}")
     if message.kind in NEXT:

@@ -1,4 +1,4 @@
-"""What this program is called where it runs, and which version it is."""
+"""The program's name as it was started, and its version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import metadata
 
 
 def name() -> str:
-    """Packed, it has a longer name than in an environment: `console` is a common word."""
+    """In a package its name is longer than in a Python environment: `console` is a common word."""
     return "trefoil-console" if getattr(sys, "frozen", False) else "console"
 
 

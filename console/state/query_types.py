@@ -1,4 +1,5 @@
-"""What a panel can ask the cache once, and the answers. Panels know these, not the cache."""
+"""What a panel can ask the cache once, and the answers. Panels import these types, not the
+cache."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from server.telemetry.rows import FeatureRow
 class FindPredictions:
     clauses: tuple[Clause, ...]
     span: tuple[float, float] | None
-    aliases: Mapping[str, str]  # server names for people to addresses
+    aliases: Mapping[str, str]  # display names of servers -> addresses
 
     @property
     def server_line(self) -> str:
-        """For one server: the terms that choose among several are left out."""
+        """The filter line for one server: the terms that choose among servers are left out."""
         return " ".join(clause.term for clause in self.clauses if clause.name != "server")
 
 
@@ -45,8 +46,8 @@ class ReadPayload:
 
 @dataclass(frozen=True, slots=True)
 class SearchServers:
-    """What the servers are asked: the newest rows of a filter line and a span, or one row by its
-    id. `server`: the only one to ask; empty: all that answer."""
+    """A question to the servers: the newest rows that match a filter line in a span, or one row by
+    its id. `server`: the only one to ask; empty: all that answer."""
 
     line: str = ""
     span: tuple[float, float] | None = None
@@ -56,7 +57,8 @@ class SearchServers:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """How many servers have answered, and why others have not. `full`: one has more rows."""
+    """How many servers have answered, and why others have not. `full`: a server has more rows than
+    it sent."""
 
     servers: int = 0
     trouble: str = ""
@@ -65,8 +67,9 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class ReadChanges:
-    """What changed from one window to the other. `names` and `shifts_s` are by address; `late_ms`
-    is the objective, 0: the 95th percentile of before; `events` are what happened meanwhile."""
+    """What changed from one window to the other. `names` and `shifts_s` are by address. `late_ms`
+    is the objective; 0 takes the 95th percentile of the window before. `events` happened in both
+    windows."""
 
     before: tuple[float, float]
     after: tuple[float, float]
@@ -78,8 +81,8 @@ class ReadChanges:
 
 @dataclass(frozen=True, slots=True)
 class SideWanted:
-    """One side of a comparison: the rows of a server, of a stamp, or all, in a window; `facts` and
-    `figures` are what is known of it without a database."""
+    """One side of a comparison: the rows of a server, of a stamp, or all rows, in a window. `facts`
+    and `figures` are known without the database."""
 
     name: str
     span: tuple[float, float]

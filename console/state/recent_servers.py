@@ -25,8 +25,8 @@ def path() -> Path:
 
 
 def remember(last: RecentServers, place: Path) -> None:
-    """Names of files made absolute: a menu starts programs elsewhere. A home that cannot be written
-    costs the memory, not the start."""
+    """Save the last start. File names are made absolute, as a menu starts programs in another
+    folder. If the home folder cannot be written, the console starts all the same."""
     files = {name: getattr(last.access, name) for name in FILES}
     absolute = {name: str(file.resolve()) for name, file in files.items() if file}
     content = {"servers": last.servers, "tls": last.access.tls, **absolute}
@@ -38,7 +38,7 @@ def remember(last: RecentServers, place: Path) -> None:
 
 
 def recall(place: Path) -> RecentServers:
-    """Empty without a readable file."""
+    """The saved start; empty without a readable file."""
     try:
         found = json.loads(place.read_text())
     except FileNotFoundError:

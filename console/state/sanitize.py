@@ -19,11 +19,11 @@ def sanitized(text: str, longest: int = LONGEST) -> str:
 def _visible(character: str) -> str:
     if character in "\n\t\r":
         return " "
-    # Cf holds the bidi overrides, with which one name can be dressed up as another.
+    # Category Cf holds the bidi overrides, which can make one name look like another.
     return "\ufffd" if unicodedata.category(character) in ("Cc", "Cf", "Cs") else character
 
 
 def short(text: str) -> str:
-    """A digest by its first digits; a version whole."""
+    """The first digits of a digest; a version unchanged."""
     digest = len(text) == 64 and all(character in "0123456789abcdef" for character in text)
     return text[:8] if digest else text

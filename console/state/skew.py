@@ -16,7 +16,7 @@ from console.state.domain import (
 )
 from server.telemetry.rows import DeployRow, IntegrityChange
 
-# Where the files of a bundle lie, by part of the stamp (docs/bundle.md).
+# Where the files of a bundle are, by part of the stamp (docs/bundle.md).
 _PARTS = (
     ("weights/", "weights"),
     ("model/", "weights"),
@@ -33,8 +33,8 @@ ABSENT = "absent"
 
 
 def majority(values: Sequence[str], prefer: str = "") -> str:
-    """The most frequent value; a tie goes to `prefer` when it takes part, else to the smallest, so
-    that the answer does not flicker between two readings."""
+    """The most frequent value. A tie goes to `prefer` if it is among the most frequent, otherwise
+    to the smallest, so that the answer does not flicker between two readings."""
     counted = Counter(value for value in values if value)
     if not counted:
         return ""
@@ -49,8 +49,8 @@ def compare(
     now_s: float,
     expected_stamp: str = "",
 ) -> tuple[SkewLine, ...]:
-    """One line a server. With `expected_stamp`, its parts as some server reports them are what the
-    others are held against; a stamp that no server runs makes every stamp differ."""
+    """One line for each server. With `expected_stamp`, the others are compared with the parts that
+    a server of this stamp reports."""
     known = [s.snapshot for s in servers if s.snapshot is not None]
     model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
     usual = {
@@ -121,7 +121,7 @@ def _line(
 
 
 def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
-    """How replicas differ from what they loaded: one line for all that report the same."""
+    """How replicas differ from what they loaded; replicas with the same report share a line."""
     indexes_of: dict[tuple[str, str, bool], list[int]] = {}
     for replica in found.replicas:
         check = replica.self_check
@@ -138,7 +138,7 @@ def moved_of(found: ServerSnapshot) -> tuple[tuple[str, str, bool], ...]:
 
 
 def part_of(item: IntegrityChange) -> str:
-    """The part of the stamp that something which moved belongs to; empty for those not shown."""
+    """The part of the stamp that a changed item belongs to; empty if it is not shown."""
     if item.kind == "library":
         return "libraries"
     if item.kind == "code" or item.name.startswith("pipelines."):
@@ -151,8 +151,8 @@ def _cell(value: str, usual: str) -> SkewCell:
 
 
 def _by_value(found: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
-    """A file whose values are known by name needs no digests: `image.max_pixels`, not `4e941974`.
-    Older servers report digests alone."""
+    """For a file whose values are known by name, the names replace its digest: `image.max_pixels`
+    instead of `4e941974`. Older servers report digests only."""
     values = [(what, here, there) for what, here, there in found if _is_value(what)]
     both = bool(values) and all(ABSENT not in pair[1:] for pair in values)
     digests = [one for one in found if not _is_value(one[0])]

@@ -1,5 +1,6 @@
-"""From what is known to one sentence of what is wrong, most severe first. Pure. status_messages.py
-has the messages it is made of, and tests/console/test_console_status.py the rules as a table."""
+"""Makes one sentence on what is wrong from all that is known, most severe first. Pure.
+status_messages.py has the messages it is made of, and tests/console/test_console_status.py the
+rules as a table."""
 
 from __future__ import annotations
 
@@ -22,15 +23,14 @@ from console.state.timetext import clock_text
 from console.state.units import duration
 from server.telemetry.rows import DeployRow
 
-LOST_AFTER_S = (
-    30.0  # silence after which nothing is known of a server, whatever the state of its link
-)
+# After this much silence nothing is known of a server, whatever the state of its link.
+LOST_AFTER_S = 30.0
 STALE_AFTER_S = 10.0
 NOTHING_LISTENS = "connection refused"  # as the feed writes it
 
 
 def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
-    """(severity, state, why) of one server. Absence of data is `unknown`, never `ok`."""
+    """(severity, state, reason) of one server. Absence of data is `unknown`, never `ok`."""
     link, found = server.link, server.snapshot
     age_s = now_s - link.heard_s if link.heard_s else math.inf
     if link.state in ("lost", "offline") or age_s > LOST_AFTER_S:
@@ -58,8 +58,8 @@ def server_state(server: ServerRecord, now_s: float) -> tuple[str, str, str]:
 
 
 def _unheard(server: ServerRecord, age_s: float) -> tuple[str, str, str]:
-    """A server that answered before and does not now is lost capacity, whatever it last reported;
-    one that drained before is where its operator wanted it."""
+    """A server that answered before and no longer does is lost capacity, whatever it last reported.
+    A server that was draining is where its operator wanted it."""
     link, found = server.link, server.snapshot
     known = age_s < math.inf
     if link.state == "offline":
@@ -92,9 +92,9 @@ def fleet_state(
     causes: Sequence[Cause] = (),
     deploys: Sequence[tuple[str, DeployRow]] = (),
 ) -> FleetState:
-    """The status line. Acknowledged, silenced and pending alerts are counted, not shouted. What a
-    server that is lost reported last is about then, so it makes no message. The headline is what
-    does most harm, and of a cause and its symptoms the cause."""
+    """The status line. Acknowledged, silenced and pending alerts are only counted. The last report
+    of a lost server describes the past, so it makes no message. The headline is the problem that
+    does most harm, and a cause goes before its symptoms."""
     gone = {line.address for line in servers if line.state in (*GONE, "stopped")}
     burns = [burn for burn in burns if burn.server not in gone]
     skew = [line for line in skew if line.address not in gone]
@@ -132,7 +132,7 @@ def fleet_state(
 
 
 def _order(message: StatusMessage) -> tuple[bool, int, int]:
-    """By harm; what is only counted comes last."""
+    """The sort key: by harm; messages that only count come last."""
     place = rank(message.severity)
     counted = message.standing or place >= rank("unknown")
     return counted, 0 if counted else message.harm, place

@@ -16,17 +16,17 @@ from console.state.severity import DOUBTFUL, FEWER, LATE, RANK, WRONG, harm_of, 
 from console.state.units import milliseconds
 from server.telemetry.rows import DeployRow
 
-OWN_SKEW = "skew/loaded"  # key of the alert of a server that changed since it loaded
+OWN_SKEW = "skew/loaded"  # key of the alert that a server changed after it loaded its bundle
 LOST, UNREACHABLE = "lost", "unreachable"
 GONE = (LOST, UNREACHABLE)  # states of a server that does not answer
-DIED_S = 300.0  # for so long the death of a replica is news, also when it is replaced
-TAKEN_BACK_S = 900.0  # for so long the end of a canary is news
-CLOCK_ODD_MS = 100.0  # above this, times of two servers cannot be put side by side unseen
+DIED_S = 300.0  # the death of a replica is shown for this long, even after it is replaced
+TAKEN_BACK_S = 900.0  # the end of a canary is shown for this long
+CLOCK_ODD_MS = 100.0  # above this offset, times of two servers cannot be compared without a warning
 
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """The 99th percentile of a server above its objective, now."""
+    """A server whose 99th percentile is above its objective now."""
 
     server: str
     name: str
@@ -40,7 +40,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
-    """Servers that do not answer: the one lost last first, as it is the news."""
+    """Servers that do not answer, the most recently lost first."""
     lines = [line for line in servers if line.state in GONE]
     if not lines:
         return []
@@ -53,7 +53,8 @@ def lost(servers: Sequence[ServerLine]) -> list[StatusMessage]:
 
 
 def died(servers: Sequence[ServerLine], now_s: float) -> list[StatusMessage]:
-    """Replicas whose process ended lately, and why: it may be replaced before anybody looks."""
+    """Replicas whose process ended recently, and why: a replica may be replaced before an operator
+    looks."""
     found = []
     for line in servers:
         shift_s = line.link.shift_s
@@ -98,8 +99,8 @@ def burning(burns: Sequence[Burn]) -> list[StatusMessage]:
     worst = max(burns, key=lambda burn: burn.p99_ms / burn.slo_ms)
     text = "p99 above SLO" if len(burns) == 1 else f"{len(burns)} servers with p99 above SLO"
     detail = f"{worst.name}: p99 {milliseconds(worst.p99_ms)}, SLO {milliseconds(worst.slo_ms)}"
-    # Counted and not shouted: a few slow requests in one minute are not a burn rate. The server's
-    # alert is, and it has a history.
+    # Shown for information only: a few slow requests in one minute are not a burn rate. The
+    # server's alert is loud, and it has a history.
     found = StatusMessage("info", text, "latency", worst.server, worst.since_s, detail, harm=LATE)
     return [replace(found, kind="latency")]
 
@@ -123,7 +124,7 @@ def grouped(
     alerts: Sequence[AlertLine],
     skew: Sequence[SkewLine],
 ) -> tuple[list[StatusMessage], list[AlertLine], list[SkewLine]]:
-    """(a message for each cause with its symptoms; what has no cause: alerts, skew)."""
+    """(a message for each cause with its symptoms; the alerts and skew lines without a cause)."""
     groups: dict[Cause, list[Symptom]] = {}
     names: dict[str, str] = {}
     left_alerts = []
@@ -180,7 +181,8 @@ def moved(skew: Sequence[SkewLine]) -> list[StatusMessage]:
 
 
 def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
-    """What the servers' alerts that fire are about. Rows of one look are for the table alone."""
+    """The features that firing alerts are about. Rows of a single evaluation are shown in the table
+    only."""
     loud = [line for line in alerts if line.firing and not quiet(line) and line.row.kind in KINDS]
     if not loud:
         return []
@@ -188,19 +190,34 @@ def drifting(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
     features = {feature for line in loud for feature in line.row.features}
     text = _count(max(len(features), 1), "feature drifting", "features drifting")
     first, place = (next(iter(names), "") for names in (worst.row.features, worst.row.slices))
-    detail = f"{worst.name}: {worst.row.summary}"
+    detail = f"{worst.name}: {worst.row.summary}{_beside(worst, loud)}"
     severity = worst.row.severity if worst.row.severity in RANK else "warning"
     found = StatusMessage(severity, text, "drift", f"{first}\t{place}", worst.opened_s, detail)
     return [replace(found, kind=worst.row.kind)]
+
+
+def _beside(worst: AlertLine, loud: Sequence[AlertLine]) -> str:
+    """`; image.brightness there too`: a server has an alert for each modality, and a site whose
+    camera and microphone drift has one fault, or two."""
+    there = [
+        line.row.features[0]
+        for line in loud
+        if line.server == worst.server
+        and line.row.key != worst.row.key
+        and line.row.features
+        and not {*line.row.slices}.isdisjoint(worst.row.slices)
+    ]
+    names = [name for name in dict.fromkeys(there) if name not in worst.row.features]
+    return f"; {' and '.join(names)} there too" if names else ""
 
 
 def already_reported(
     servers: Sequence[ServerLine],
     skew: Sequence[SkewLine],
 ) -> set[tuple[str, str]]:
-    """(kind, server) of the alerts that another message covers. The console sees most problems by
-    itself. What it does not see (a neighbour that it does not watch, a spike that is over) needs a
-    message of its own."""
+    """(kind, server) of the alerts that another message covers. The console detects most problems
+    itself. A problem that it cannot see (a neighbour it does not watch, a spike that is over) needs
+    its own message."""
     found = {("skew", line.address) for line in skew if line.odd or line.moved}
     found |= {("readiness", s.address) for s in servers if s.severity in ("critical", "warning")}
     return found
@@ -209,7 +226,7 @@ def already_reported(
 def others(
     alerts: Sequence[AlertLine], reported: Container[tuple[str, str]]
 ) -> list[StatusMessage]:
-    """Alerts that fire and that no other message covers, one message for each kind."""
+    """Firing alerts that no other message covers, one message for each kind."""
     groups: dict[str, list[AlertLine]] = {}
     for line in alerts:
         if line.row.kind in KINDS or not line.firing or quiet(line):
@@ -234,15 +251,15 @@ def _of_kind(kind: str, lines: Sequence[AlertLine]) -> StatusMessage:
 
 
 def quiet(line: AlertLine) -> bool:
-    """Acknowledged or silenced."""
+    """Whether the alert is acknowledged or silenced."""
     return bool(line.row.acknowledged_by) or line.row.silenced or line.silenced_until_s > 0
 
 
 def rolled_back(
     servers: Sequence[ServerLine], deploys: Sequence[tuple[str, DeployRow]], now_s: float
 ) -> list[StatusMessage]:
-    """Canaries that their servers ended lately: nothing is wrong any more, and someone waits for
-    that deploy."""
+    """Canaries that their servers ended recently: nothing is wrong any more, but someone is waiting
+    for that deploy."""
     lines = {line.address: line for line in servers}
     found = []
     for address, row in deploys:
@@ -295,8 +312,8 @@ def _odd(kind: str, text: str, server: str, detail: str) -> StatusMessage:
 
 
 def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
-    """Others on the network can read and change what such a server receives. That is not an outage:
-    the message is always shown and does not change the state."""
+    """Servers whose traffic others on the network can read and change. That is not an outage: the
+    message is always shown and does not change the state."""
     found = [line for line in servers if unencrypted(line)]
     if not found:
         return []
@@ -307,7 +324,7 @@ def plaintext(servers: Sequence[ServerLine]) -> list[StatusMessage]:
 
 
 def unencrypted(line: ServerLine) -> str:
-    """Why nothing protects this server's traffic; empty when something does."""
+    """Why this server's traffic is not protected; empty if it is."""
     if line.snapshot is not None and line.snapshot.insecure:
         return "runs with --insecure: it accepts plaintext from other hosts"
     if line.link.plaintext:
@@ -316,14 +333,14 @@ def unencrypted(line: ServerLine) -> str:
 
 
 def in_hand(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
-    """People forget what they silenced."""
+    """A reminder of what is acknowledged or silenced: people forget it."""
     held = [line for line in alerts if line.open and quiet(line)]
     text = f"{len(held)} acknowledged or silenced"
     return [StatusMessage("info", text, "alerts", kind="held")] if held else []
 
 
 def pending(alerts: Sequence[AlertLine]) -> list[StatusMessage]:
-    """Seen, and not often enough yet to be more than chance."""
+    """Alerts that were not seen often enough yet to be more than chance."""
     held = [line for line in alerts if line.open and not line.firing and not quiet(line)]
     text = f"{len(held)} pending"
     return [StatusMessage("info", text, "alerts", kind="pending")] if held else []

@@ -17,7 +17,7 @@ _STEPS = (
 
 
 def ticks(from_s: float, to_s: float, most: int) -> tuple[list[float], str]:
-    """Round moments inside the span, at most `most`, and how to write them."""
+    """Round moments inside the span, at most `most`, and the format to write them in."""
     span = max(to_s - from_s, 1e-6)
     step = next((step for step in _STEPS if span / step <= max(most, 1)), _STEPS[-1])
     first = math.ceil(from_s / step) * step
@@ -34,7 +34,8 @@ def iso(at_s: float) -> str:
 
 
 def parse_moment(text: str) -> float:
-    """2026-11-23T03:12Z, with or without seconds, always UTC. Raises ValueError."""
+    """A moment such as 2026-11-23T03:12Z, with or without seconds, always UTC. Raises
+    ValueError."""
     for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
@@ -44,7 +45,7 @@ def parse_moment(text: str) -> float:
 
 
 def parse_span(text: str) -> float:
-    """45s, 30m, 6h, 2d. Raises ValueError."""
+    """The seconds of 45s, 30m, 6h or 2d. Raises ValueError."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     if text[-1:] not in units or not text[:-1].replace(".", "", 1).isdigit():
         raise ValueError(f"{text!r}: expected a span like 30m, 6h or 2d")
@@ -55,7 +56,7 @@ def parse_span(text: str) -> float:
 
 
 def span_text(seconds: float) -> str:
-    """The shortest text `parse_span` reads back."""
+    """The shortest text that `parse_span` reads back."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size and abs(seconds / size - round(seconds / size)) < 1e-6:
             return f"{round(seconds / size)}{unit}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 UNKNOWN = "–"  # what was not measured
 Z95 = 1.959964  # two-sided 95 % of the normal distribution
-# As telemetry names them -> after a number.
+# The unit's name in telemetry -> what is written after the number.
 _UNITS: Mapping[str, str] = {
     "1": "",
     "nat": "nats",
@@ -51,12 +51,12 @@ def quantity(value: float, unit: str, digits: int = 3) -> str:
 
 
 def unit_text(unit: str) -> str:
-    """What stands after a number, or at an axis; empty for a plain number."""
+    """The text after a number or at an axis; empty for a plain number."""
     return "bytes" if unit == "By" else _UNITS.get(unit, unit)
 
 
 def prefixed(value: float, unit: str, digits: int = 3) -> str:
-    """15.9 kHz."""
+    """A value with a prefixed unit, such as 15.9 kHz."""
     sign = next((s for s, f in reversed(_THOUSANDS) if abs(value) >= f), "")
     return f"{number(value / dict(_THOUSANDS)[sign], digits)} {sign}{unit}"
 
@@ -88,7 +88,7 @@ def size(count: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """31 ms, 3.4 ms, 2.1 s; a dash for what was not measured."""
+    """31 ms, 3.4 ms, 2.1 s; a dash for a value that was not measured."""
     if value != value:
         return UNKNOWN
     if value < 9.95:
@@ -102,7 +102,7 @@ def thousands(count: int) -> str:
 
 
 def share(value: float, places: int = 1) -> str:
-    """84.3 %."""
+    """A share in per cent, such as 84.3 %."""
     return f"{value * 100:.{places}f} %" if value == value else UNKNOWN
 
 
@@ -112,8 +112,8 @@ def percent(value: float) -> str:
 
 
 def wilson(hits: float, n: float) -> tuple[float, float]:
-    """The interval that holds the share behind `hits` of `n` with 95 %, also for few rows and near
-    0 and 1 (score interval: Wilson 1927). NaN without rows."""
+    """The 95 % interval of the share behind `hits` of `n`, valid also for few rows and near 0 and 1
+    (score interval: Wilson 1927). NaN without rows."""
     if n <= 0:
         return math.nan, math.nan
     p, z2 = hits / n, Z95**2
@@ -123,7 +123,7 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
 
 
 def share_of(value: float, n: float) -> str:
-    """`84.3 % (80–88)`: a share of `n` rows and where it lies with 95 %."""
+    """`84.3 % (80–88)`: a share of `n` rows with its 95 % interval."""
     return f"{share(value)} {interval(value, n)}" if value == value and n > 0 else UNKNOWN
 
 
@@ -133,15 +133,15 @@ def percent_of(value: float, n: float) -> str:
 
 
 def interval(value: float, n: float) -> str:
-    """`(80–88)`, `(0.8–2.6)`: where a share of `n` rows lies with 95 %, in per cent."""
+    """`(80–88)`, `(0.8–2.6)`: the 95 % interval of a share of `n` rows, in per cent."""
     low, high = wilson(value * n, n)
     places = 0 if high >= 0.0995 else 1
     return f"({low * 100:.{places}f}–{high * 100:.{places}f})"
 
 
 def points_of(value: float, fixed: float, n: float) -> str:
-    """`-3.2 ±4`: in points, what a share of `n` rows is above one that is known without error, and
-    the longer side of its 95 % interval."""
+    """`-3.2 ±4`: how many points a share of `n` rows is above a share known without error, and the
+    longer side of its 95 % interval."""
     if value != value or fixed != fixed or n <= 0:
         return UNKNOWN
     longer = max(abs(side - value) for side in wilson(value * n, n))

@@ -1,5 +1,5 @@
-"""Whose work the folder holds: one entry a component, with the files and the Python modules that
-are its own. What no entry claims stops the build (notices.py)."""
+"""The owner of each file in the console's folder: one entry for each component, with its files and
+its Python modules. A file that no entry claims stops the build (notices.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 QT_SOURCE = "https://download.qt.io/official_releases/qt/"
 LGPL = "LGPL-3.0-only"
-# What the console takes of the server; nothing else of it is packed.
+# The parts of the server that the console uses; no other part of it is packed.
 SERVER = tuple(
     f"server.telemetry.{name}"
     for name in ("drift", "errors", "filters", "outputs", "record", "rows")
@@ -17,13 +17,13 @@ SERVER = tuple(
 @dataclass(frozen=True, slots=True)
 class Component:
     name: str
-    licence: str  # SPDX
+    licence: str  # SPDX identifier
     holder: str
     source: str
-    files: tuple[str, ...] = ()  # patterns below the folder's `_internal`; * crosses slashes
-    modules: tuple[str, ...] = ()  # inside the program's archive, each with all below it
-    distribution: str = ""  # whose version it has, and whose licence files are copied
-    texts: tuple[str, ...] = ()  # of licences/ beside this file
+    files: tuple[str, ...] = ()  # patterns below the folder's `_internal`; * also matches slashes
+    modules: tuple[str, ...] = ()  # inside the program's archive, each with all its submodules
+    distribution: str = ""  # the distribution that gives the version and the licence files
+    texts: tuple[str, ...] = ()  # files of licences/ beside this file
     debian: str = ""  # the same licence in /usr/share/common-licenses
     note: str = ""
 
@@ -112,7 +112,7 @@ COMPONENTS = (
         "https://www.python.org/downloads/source/",
         files=("base_library.zip", "libpython3*", "python3*/lib-dynload/*"),
         modules=("_sysconfigdata__x86_64-linux-gnu", "_sysconfigdata__aarch64-linux-gnu"),
-        distribution="typing_extensions",  # its licence file is Python's own, whole
+        distribution="typing_extensions",  # its licence file is a complete copy of Python's
     ),
     Component(
         "typing_extensions",
@@ -156,7 +156,7 @@ COMPONENTS = (
         "2011-2014 The OpenBLAS Project; 1992-2013 The University of Tennessee and others",
         "https://github.com/OpenMathLib/OpenBLAS",
         files=("numpy.libs/libscipy_openblas*", "scipy.libs/libscipy_openblas*"),
-        distribution="numpy",  # its licence file holds their texts
+        distribution="numpy",  # numpy's licence file contains their texts
     ),
     Component(
         "GCC run-time library",

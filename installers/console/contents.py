@@ -1,21 +1,21 @@
-"""What goes into the console's folder and what stays out: read by the spec file, by the notices and
-by the tests. Names of Qt are those without `libQt6` and `.so.6`."""
+"""Which files go into the console's folder and which stay out. The spec file, the notices and the
+tests read it. Names of Qt libraries are without `libQt6` and `.so.6`."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
 PROGRAM = "trefoil-console"
-WINDOW_CLASS = PROGRAM  # as console/app/main.py names the desktop's file
+WINDOW_CLASS = PROGRAM  # as console/app/main.py names the desktop entry
 
 # Bindings that the console imports. shiboken6 and libpyside6 come with them.
 BINDINGS = ("QtCore", "QtGui", "QtWidgets")
 
-# Libraries that the bindings and the plug-ins below are linked to, and no other.
+# Libraries that the bindings and the plug-ins below are linked to; all others stay out.
 QT_LIBRARIES = ("Core", "DBus", "Gui", "OpenGL", "Svg", "WaylandClient", "Widgets", "XcbQpa")
 
-# By folder. X11 and Wayland, the formats a payload may have, letters that need composing, the
-# desktop's dark or light; `offscreen` writes `--screenshot` without a display.
+# By folder: X11 and Wayland, the formats a payload may have, input methods, the desktop's dark or
+# light mode; `offscreen` writes `--screenshot` without a display.
 QT_PLUGINS = {
     "platforms": ("qoffscreen", "qwayland", "qxcb"),
     "platforminputcontexts": (
@@ -30,10 +30,10 @@ QT_PLUGINS = {
     "xcbglintegrations": ("qxcb-egl-integration", "qxcb-glx-integration"),
 }
 
-# scipy.special and what it loads; the rest of SciPy is 40 MB of linear algebra nobody calls.
+# scipy.special and its dependencies; the rest of SciPy is 40 MB of unused linear algebra.
 SCIPY_PARTS = ("_lib", "special")
 
-# Python modules that an analysis of imports would bring along.
+# Python modules that an analysis of imports would add without need.
 UNUSED = (
     "torch", "torchaudio", "transformers", "tokenizers", "safetensors", "soundfile", "pipelines",
     "tkinter", "matplotlib", "PIL", "pandas", "IPython", "pytest", "mypy", "hypothesis", "sklearn",
@@ -50,7 +50,7 @@ UNUSED = (
     "PySide6.QtTest", "PySide6.QtUiTools", "PySide6.QtWebEngineCore", "PySide6.QtXml",
 )  # fmt: skip
 
-# Imported late or by name, so that no analysis sees them.
+# Imported late or by name, so an analysis does not find them.
 HIDDEN = (
     "proto.observe_pb2", "proto.observe_pb2_grpc", "proto.inference_pb2",
     "console.app.media", "console.feed.hub", "console.feed.link",
@@ -58,7 +58,7 @@ HIDDEN = (
     "sqlite_utils", "scipy.special",
 )  # fmt: skip
 
-# What must not be found in a finished folder, whatever the lists above contain.
+# Files that must not be in a finished folder, whatever the lists above contain.
 FORBIDDEN = (
     "torch", "transformers", "pipelines", "Qml", "Quick", "Pdf", "WebEngine",
     "WaylandCompositor", "EglFS", "VirtualKeyboard",
@@ -66,16 +66,16 @@ FORBIDDEN = (
 
 
 def belongs(name: str, system: bool) -> bool:
-    """Whether a file of an analysis goes into the folder. `name` is its place there; `system` says
-    that it was found among the libraries of the system, which the package depends on instead: they
-    get their security updates from there."""
+    """Whether a file of an analysis goes into the folder. `name` is its path there. `system`: it
+    was found among the system's libraries, on which the package depends instead, as they get their
+    security updates from the distribution."""
     place = PurePosixPath(name.replace("\\", "/"))
     parts, base = place.parts, place.name
     if system and not base.startswith("libpython") and "lib-dynload" not in parts:
         return False
     if parts[0] == "PySide6":
         return _qt_belongs(place)
-    if parts[0].endswith(".dist-info"):  # the rest of it names paths of the machine that built
+    if parts[0].endswith(".dist-info"):  # the other files of it contain paths of the build machine
         return base == "METADATA"
     if parts[0] == "scipy" and len(parts) > 2:
         return parts[1] in SCIPY_PARTS
@@ -83,7 +83,7 @@ def belongs(name: str, system: bool) -> bool:
 
 
 def _qt_belongs(place: PurePosixPath) -> bool:
-    """On Linux a closed list; elsewhere only what is known to be useless is left out."""
+    """On Linux a closed list; elsewhere only files known to be useless are left out."""
     base, parts = place.name, place.parts
     if any(word in str(place) for word in FORBIDDEN) or {"qml", "translations"} & set(parts):
         return False

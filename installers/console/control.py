@@ -1,5 +1,5 @@
-"""The control file. What the package depends on is read from its binaries by dpkg-shlibdeps; what
-they load by name is listed here."""
+"""The control file. dpkg-shlibdeps reads the package's dependencies from its binaries; libraries
+that they load by name are listed here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from installers.console import contents
 
-# Debian 13 and Ubuntu 24.04 gave these a new name with the 64-bit clock; the library is the same.
+# Debian 13 and Ubuntu 24.04 renamed these for the 64-bit time type; the library is the same.
 RENAMED = ("libglib2.0-0", "libssl3")
 
 # Without a font every text is a row of boxes.
 BESIDE = ("fonts-dejavu-core",)
 
-# xdg-open plays a kept sound by whatever the desktop uses for that.
+# xdg-open plays a kept sound with the desktop's own player.
 RECOMMENDED = ("xdg-utils",)
 
 DESCRIPTION = """\
@@ -45,7 +45,8 @@ def control(version: str, architecture: str, installed_kib: int, depends: list[s
 
 
 def dependencies(stage: Path) -> list[str]:
-    """Packages with the libraries that the tree's binaries are linked to, the oldest that do."""
+    """Packages with the libraries that the tree's binaries are linked to, in the oldest sufficient
+    versions."""
     home = stage / "usr/lib" / contents.PROGRAM
     binaries = [path for path in sorted(home.rglob("*")) if path.is_file() and is_elf(path)]
     own = sorted({str(path.parent) for path in binaries})
@@ -66,7 +67,7 @@ def dependencies(stage: Path) -> list[str]:
 
 
 def renamed(dependency: str) -> str:
-    """`libssl3 (>= 3.0.0)` as either name of the package."""
+    """`libssl3 (>= 3.0.0)` as an alternative of both package names."""
     name, _, rest = dependency.partition(" ")
     if name not in RENAMED:
         return dependency

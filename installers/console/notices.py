@@ -1,5 +1,5 @@
-"""The notices of the console's folder: what lies in it, by whom, under which licence, with the
-texts. A file or a module that nobody has entered in components.py is an error, not a guess."""
+"""The notices of the console's folder: its files, their authors and licences, with the texts. A
+file or a module without an entry in components.py is an error, not a guess."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Qt's modules in this folder
 
 
 def component_of(name: str) -> Component | None:
-    """Whose a file below `_internal` is."""
+    """The component that owns a file below `_internal`."""
     for component in COMPONENTS:
         if any(fnmatchcase(name, pattern) for pattern in component.files):
             return component
@@ -83,7 +83,7 @@ def qt_lines() -> Iterator[str]:
 
 
 def text(versions: bool = True) -> str:
-    """NOTICES.txt."""
+    """The content of NOTICES.txt."""
     qt = metadata.version("PySide6-Essentials") if versions else "6"
     series = ".".join(qt.split(".")[:2])
     lines = [HEAD.format(qt=qt, series=series, installed=INSTALLED), *qt_lines(), ""]
@@ -102,7 +102,8 @@ def text(versions: bool = True) -> str:
 
 
 def licence_files(component: Component) -> list[tuple[str, Path]]:
-    """(place below `_internal`, where the text is now). Raises FileNotFoundError for none."""
+    """(path below `_internal`, current path of the text). Raises FileNotFoundError if there is
+    none."""
     found = [(f"licences/{name}", HERE / "licences" / name) for name in component.texts]
     if component.distribution and not component.texts:
         wheel = metadata.distribution(component.distribution)
@@ -120,7 +121,7 @@ def licence_files(component: Component) -> list[tuple[str, Path]]:
 
 
 def write(folder: Path) -> list[tuple[str, str]]:
-    """The notices and texts as the spec file wants them: (file, folder below `_internal`)."""
+    """The notices and texts in the form of the spec file: (file, folder below `_internal`)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "NOTICES.txt").write_text(text())
     found = {"NOTICES.txt": folder / "NOTICES.txt"}
@@ -130,7 +131,7 @@ def write(folder: Path) -> list[tuple[str, str]]:
 
 
 def debian_copyright() -> str:
-    """The copyright file of the package, machine readable (DEP 5)."""
+    """The package's copyright file, machine-readable (DEP 5)."""
     lines = [
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
         "Upstream-Name: Trefoil",

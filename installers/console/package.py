@@ -1,6 +1,6 @@
 """The console as one folder and as a .deb: `python installers/console/package.py [--out DIR]`, run
-by `make console-deb` in an environment that holds requirements.txt. The same commit gives the same
-bytes, wherever it is built: no clock, no path and no permission of the machine gets in."""
+by `make console-deb` in an environment with requirements.txt. The same commit gives the same bytes
+on every machine: the output does not depend on the machine's clock, paths or permissions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from installers.console import contents, notices  # noqa: E402
 from installers.console.control import control, dependencies  # noqa: E402
 
-FILES = {  # beside this file -> in the package
+FILES = {  # file beside this one -> path in the package
     "trefoil-console.desktop": "usr/share/applications/trefoil-console.desktop",
     "trefoil-console.svg": "usr/share/icons/hicolor/scalable/apps/trefoil-console.svg",
     "org.trefoil.console.metainfo.xml": "usr/share/metainfo/org.trefoil.console.metainfo.xml",
@@ -54,7 +54,7 @@ def project_version() -> str:
 
 
 def last_commit_s() -> int:
-    """The clock of the build. Without git it must be given."""
+    """The time used as the clock of the build. Without git it must be given."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given:
         return int(given)
@@ -63,7 +63,8 @@ def last_commit_s() -> int:
 
 
 def freeze(work: Path, epoch: int) -> Path:
-    """PyInstaller's folder. Its hash seed orders sets, its clock goes into archives."""
+    """Runs PyInstaller; returns its folder. A fixed hash seed orders sets, and `epoch` is the time
+    in archives."""
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",
@@ -83,7 +84,8 @@ def freeze(work: Path, epoch: int) -> Path:
 
 
 def refuse_strangers(folder: Path) -> None:
-    """Raises SystemExit for what should not have come, and for what no notice names."""
+    """Raises SystemExit for files that must not be in the folder, and for files without a
+    notice."""
     inner = folder / "_internal"
     names = [str(path.relative_to(inner)) for path in sorted(inner.rglob("*")) if path.is_file()]
     strangers = [n for n in names if any(word in n for word in contents.FORBIDDEN)]
@@ -96,7 +98,7 @@ def refuse_strangers(folder: Path) -> None:
 
 
 def lay_out(folder: Path, stage: Path, version: str, epoch: int) -> Path:
-    """The package's tree."""
+    """Lays out the package's tree."""
     home = stage / notices.INSTALLED
     shutil.copytree(folder, home, symlinks=True)
     for source, place in FILES.items():
@@ -129,7 +131,8 @@ def zipped(path: Path, text: str) -> None:
 
 
 def pack(stage: Path, out: Path, version: str, epoch: int) -> Path:
-    """Every mode and time is set here, so that neither a umask nor a clock shows."""
+    """Packs the .deb. It sets every mode and time, so that the umask and the clock have no
+    effect."""
     architecture = _output_of("dpkg", "--print-architecture")
     files = [path for path in sorted(stage.rglob("*")) if not path.is_symlink()]
     program = stage / notices.INSTALLED / contents.PROGRAM
@@ -140,7 +143,7 @@ def pack(stage: Path, out: Path, version: str, epoch: int) -> Path:
         f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(stage)}\n"
         for path in bytes_of
     ]
-    # As dpkg-gencontrol counts: every file in whole KiB, one for all else.
+    # As dpkg-gencontrol counts: each file in whole KiB, and one for everything else.
     installed_kib = sum(-(-size // 1024) for size in bytes_of.values()) + sum(
         1 for path in stage.rglob("*") if path.is_dir() or path.is_symlink()
     )
@@ -164,7 +167,7 @@ def pack(stage: Path, out: Path, version: str, epoch: int) -> Path:
 
 
 def keep_folder(folder: Path, place: Path) -> None:
-    """The folder beside the .deb: it runs from anywhere."""
+    """Copies the folder to a place beside the .deb; it runs from anywhere."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place, symlinks=True)
 

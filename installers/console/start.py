@@ -1,4 +1,4 @@
-"""What the frozen program runs."""
+"""The entry point of the frozen program."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 
 def own_libraries_only() -> None:
-    """The loader's search path was for this process; a player or a browser that it starts must not
-    inherit it."""
+    """Removes the loader's search path of this process from the environment: a player or a browser
+    that it starts must not inherit it."""
     before = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)
     if before is None:
         os.environ.pop("LD_LIBRARY_PATH", None)

@@ -4,8 +4,8 @@
     serve run installers.ray.application:build flags='--bundle /bundles/triage --warm-pool 2'
 
 Ray places, restarts and scales the engines, and its proxy owns the port. Messages stay bytes from
-the proxy to the engine. The proxy listens on every address of its host, without TLS and roles:
-start it in a network of its own, see docs/fleet.md.
+the proxy to the engine. The proxy listens on every address of its host, without TLS and roles: run
+it in a separate network, see docs/fleet.md.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
 UNARY, STREAMING = ("Predict", "Describe", "Feedback"), ("Generate",)
 SERVICERS = ["installers.ray.application.add_inference"]
 ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
-SICK_S = 60.0  # an engine replaces its own replicas; Ray replaces the engine after this
-TARGET_S = 0.5  # of waiting, that autoscaling keeps
+SICK_S = 60.0  # an engine replaces its own replicas; after this time Ray replaces the engine
+TARGET_S = 0.5  # mean wait of a new row that autoscaling aims for
 
 
 class Message(bytes):
-    """Ray serializes what a method returns; this is serialized already."""
+    """Serialized bytes. Ray serializes what a method returns, and this already is serialized."""
 
     def SerializeToString(self) -> bytes:
         return bytes(self)
 
 
 def add_inference(servicer: Any, server: Any) -> None:
-    """For Ray's proxy: the methods of trefoil.v1.Inference, whose messages it does not parse."""
+    """Called by Ray's proxy: adds the methods of trefoil.v1.Inference, without parsing their
+    messages."""
     offered = {
         **{name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name)) for name in UNARY},
         **{
@@ -57,10 +58,10 @@ def add_inference(servicer: Any, server: Any) -> None:
 
 
 class Trefoil:
-    """Needs the flags of `server`, but for --listen, --data and those of a port."""
+    """Takes the flags of `server`, except --listen, --data and those of a port."""
 
     async def __init__(self, flags: str = "") -> None:  # type: ignore[misc]
-        """Ray awaits it, and gives this engine no call before its replicas are proved."""
+        """Ray awaits it, and sends this engine no call before its replicas are proved."""
         data = os.environ.get("TREFOIL_RAY_DATA", tempfile.gettempdir())
         folder = tempfile.mkdtemp(prefix="trefoil-", dir=data)
         arguments = ["--name", os.path.basename(folder), *shlex.split(flags), "--data", folder]
@@ -112,7 +113,7 @@ class Trefoil:
         return Message(answer)
 
     async def __del__(self) -> None:
-        if hasattr(self, "_host"):  # Ray deletes one too whose flags were refused
+        if hasattr(self, "_host"):  # Ray also deletes an engine whose flags were refused
             await self._host.stop()
 
 
@@ -121,15 +122,15 @@ def _path(name: str) -> str:
 
 
 def _refuse(context: RayServegRPCContext, refusal: CallRefusal, trailing: dict[str, Any]) -> None:
-    """By the context and not by an exception, with which Ray loses the details."""
+    """Refuses through the context and not by an exception, for which Ray would lose the details."""
     context.set_code(grpc.StatusCode[refusal.code])
     context.set_details(refusal.message)
     context.set_trailing_metadata([*trailing.items()])
 
 
 def by_queue_seconds(context: Any) -> tuple[int, dict[str, Any]]:
-    """As many engines as bring the mean wait of a new row to TARGET_S, one fewer at most at a
-    time; Ray keeps it between the limits."""
+    """The number of engines that brings the mean wait of a new row to TARGET_S, at most one fewer
+    than now; Ray keeps it within the limits."""
     waits = [*context.aggregated_metrics.get("queue_seconds", {}).values()]
     now = context.current_num_replicas
     if not waits:
@@ -139,7 +140,7 @@ def by_queue_seconds(context: Any) -> tuple[int, dict[str, Any]]:
 
 
 def build(arguments: dict[str, str]) -> Any:
-    """`flags` as on the command line; `engines` N, or LEAST..MOST to scale on queue seconds."""
+    """`flags` as on the command line; `engines` is N, or LEAST..MOST to scale by queue seconds."""
     least, _, most = arguments.get("engines", "1").partition("..")
     options: dict[str, Any] = {
         "max_ongoing_requests": 256,
@@ -161,5 +162,5 @@ def build(arguments: dict[str, str]) -> Any:
 
 
 def grpc_options(port: int) -> gRPCOptions:
-    """For `serve.start`; in a file of `serve deploy` the field grpc_options."""
+    """The options for `serve.start`; in a file of `serve deploy`, the field grpc_options."""
     return gRPCOptions(port=port, grpc_servicer_functions=SERVICERS, enable_reflection=False)

@@ -1,8 +1,9 @@
-"""The server's engine in a process of another shell: its replicas, its services, bytes in and out.
+"""Runs the server's engine inside another serving shell: its replicas, its services, bytes in and
+out.
 
-The engine, its checks and its answers are those of `server`; only the port is another's. A socket
-in the data directory answers too, so that `server status --server unix:DATA/engine.sock` and the
-console see each engine.
+The engine, its checks and its answers are those of `server`; only the port belongs to the other
+shell. A socket in the data directory answers too, so that `server status --server
+unix:DATA/engine.sock` and the console see each engine.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ from server.telemetry_port import telemetry_of
 
 SOCKET = "engine.sock"  # in the data directory
 SERVING = ("READY", "DEGRADED")
-# Settings of a port, which the other shell has. Silently they would be believed in.
+# Settings of a port, which the other shell owns. If they were ignored silently, an operator would
+# rely on them.
 OF_THE_PORT = ("http", "prometheus", "tls_cert", "tls_key", "tls_client_ca", "tokens")
 
 
 def host_of_flags(argv: Sequence[str]) -> EngineHost:
-    """From the flags of `server`, but for --listen. Ends the process for a wrong one.
+    """From the flags of `server`, except --listen. Ends the process for a wrong flag.
 
-    Raises CannotListen for those that secure or open a port.
+    Raises CannotListen for flags that secure or open a port.
     """
     config = config_of(server_parser().parse_args(list(argv)))
     given = [flag for flag, field, *_ in flags() if field in OF_THE_PORT and getattr(config, field)]
@@ -60,8 +62,8 @@ class EngineHost:
     _open: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
     async def start(self) -> None:
-        """Returns once a replica is proved and takes rows; what was opened is closed again when it
-        fails. Raises PoolRefused, CannotListen."""
+        """Returns once a replica is proved and takes rows; on an error it closes what it opened.
+        Raises PoolRefused, CannotListen."""
         async with AsyncExitStack() as stack:
             engine, calls = await self._started(stack)
             while trouble_of(engine):
@@ -94,7 +96,7 @@ class EngineHost:
         stack.push_async_callback(engine.stop)
         await engine.start()
         stack.push_async_callback(deployment.stop)
-        assert engine.facts is not None  # or it would have been refused
+        assert engine.facts is not None  # otherwise it would have been refused
         await journal.start(engine.facts)
         obeying = asyncio.create_task(expected.obey(deployment))
         stack.callback(obeying.cancel)
@@ -109,14 +111,14 @@ class EngineHost:
         return partial(pool_of, exited=journal.replica_exited, forks=forks)
 
     async def stop(self) -> None:
-        """Accepted rows are answered first. Without effect unless it has started."""
+        """Answers the accepted rows first. It has no effect unless the engine has started."""
         engine, self._engine = self._engine, None
         async with self._open:
             if engine is not None:
                 await engine.drain(self.config.drain_s)
 
     async def call(self, method: str, data: bytes, call: HttpCall) -> bytes:
-        """One answer. Raises CallRefused."""
+        """The answer to one call. Raises CallRefused."""
         assert self._calls is not None  # it has started
         answer = await self._calls.ask(method, data, call)
         return bytes(answer.SerializeToString())
@@ -148,12 +150,13 @@ class EngineHost:
 
     @property
     def trouble(self) -> str:
-        """Why it takes no rows now, "" when it does: the evidence that `server probe` asks for."""
+        """Why the engine takes no rows now, "" if it does: the same evidence as for `server
+        probe`."""
         return trouble_of(self._engine) if self._engine is not None else "not started, or stopped"
 
     @property
     def queue_seconds(self) -> float:
-        """How long a row that arrives now will wait."""
+        """How long a row that arrives now will wait, in seconds."""
         return self._engine.snapshot().queue_seconds if self._engine is not None else 0.0
 
 

@@ -1,1 +1,1 @@
-"""How bundles are made."""
+"""Builds bundles."""

@@ -75,7 +75,7 @@ class BundleSpec:
 
 
 def loader(device: str = "cpu", dtype: str = "auto", threads: int | str = "auto") -> Loader:
-    """Records on the CPU by default, because its float32 is exact."""
+    """Returns a loader. By default it loads on the CPU, because float32 is exact there."""
 
     def load(path: Path, allow_dirty: bool) -> Answering:
         # Imported late: reading and comparing bundles needs no model.
@@ -134,7 +134,7 @@ def recordings(pipeline: Answering, answers: bool, speed: bool) -> dict[str, byt
 
 
 def rewrite(folder: Path, manifest: Manifest, changes: Mapping[str, bytes]) -> Manifest:
-    """Writes the changed files into `folder`, and the manifest last."""
+    """Writes the changed files into `folder`, then the manifest."""
     leaves = {leaf.path: leaf for leaf in manifest.files}
     leaves |= {path: _write(folder, path, content) for path, content in changes.items()}
     finished = replace(manifest, files=tuple(leaves.values()))
@@ -226,7 +226,7 @@ def _shards(weights: Mapping[str, torch.Tensor] | Sequence[Shard]) -> Sequence[S
 
 
 def _write_shard(folder: Path, shard: Shard, progress: Progress | None) -> Leaf:
-    """Written and hashed in one pass."""
+    """Writes and hashes a shard in one pass."""
     path = f"weights/{shard.name}"
     digest, done = hashlib.sha256(), 0
     target = folder / path

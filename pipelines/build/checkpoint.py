@@ -1,8 +1,9 @@
 """Reads a local checkpoint directory for a bundle.
 
-Single or sharded safetensors; Qwen2.5-Omni thinker-only or full (with `thinker.` before the names;
-talker and vocoder are left out), or Gemma 4. Weights are streamed: a shard without changes is
-copied byte for byte, any other is rewritten tensor by tensor.
+It reads single or sharded safetensors of Qwen2.5-Omni or Gemma 4. A Qwen2.5-Omni checkpoint may
+hold the thinker only, or all parts: then its names begin with `thinker.`, and talker and vocoder
+are left out. Weights are streamed: a shard without changes is copied byte for byte, any other is
+rewritten tensor by tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CHUNK_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`config` is the model's (of an Omni checkpoint: the thinker's); `processor` holds the
+    """`config` is the model's config (for an Omni checkpoint, the thinker's); `processor` holds the
     media parameters that the checkpoint states."""
 
     family: Family
@@ -61,7 +62,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _flat(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """A processor file may nest the parameters of its parts."""
+    """Flattens a processor file, which may nest the parameters of its parts."""
     flat = {**stated}
     for part in ("image_processor", "feature_extractor"):
         flat |= stated.get(part) or {}
@@ -163,7 +164,7 @@ def _plan(folder: Path, name: str) -> tuple[str, list[TensorEntry]]:
 
 
 def _shard(path: Path, name: str, chosen: list[tuple[str, TensorEntry]], whole: bool) -> Shard:
-    """`chosen` are (new name, tensor)."""
+    """Makes a shard of the `chosen` tensors, which are (new name, tensor)."""
     entries = [entry for _, entry in chosen]
     tensors = tuple(new for new, _ in chosen)
     if whole and tensors == tuple(entry.name for entry in entries):
@@ -184,7 +185,8 @@ def _rewriter(path: Path, head: bytes, entries: list[TensorEntry]) -> Callable[[
 
 
 def _pieces(path: Path, begin: int, end: int) -> Iterator[bytes]:
-    """Reads instead of mapping, so that only one piece of many gigabytes is in memory."""
+    """Yields the bytes in pieces. It reads instead of mapping, so that only one piece of many
+    gigabytes is in memory."""
     with path.open("rb") as file:
         file.seek(begin)
         while piece := file.read(min(_CHUNK_BYTES, end - file.tell())):

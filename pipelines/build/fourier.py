@@ -38,9 +38,10 @@ class FeatureLike(Protocol):
 def fourier_reference(
     values: NDArray[np.float32], schema: Sequence[FeatureLike]
 ) -> dict[str, Any] | None:
-    """The `embedding` entry, over all numeric features of modality "embedding"; None without.
+    """The `embedding` entry, over all numeric features of modality "embedding"; None without such
+    features.
 
-    Each feature is centred and scaled by its own mean and sd first; the kernel is Gaussian with
+    Each feature is first centred and scaled by its own mean and sd; the kernel is Gaussian with
     bandwidth sqrt(d). `windows` holds mean and variance of the distance between a window of
     consecutive rows and all the others, in units of the value for independent rows.
     """

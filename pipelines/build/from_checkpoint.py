@@ -94,8 +94,8 @@ def preprocess(
 
 def labels(path: Path) -> dict[str, Any]:
     """labels.json from a file: that JSON itself, a JSON list of names, or one `name` or
-    `name<TAB>text` a line. `text` is what the model must write to mean the label; the default is
-    the name.
+    `name<TAB>text` on each line. `text` is what the model must write to mean the label; the default
+    is the name.
 
     Raises BundleRefused("config") when there are no labels, or when a name repeats.
     """

@@ -25,7 +25,7 @@ GROUPS = 16  # merged cells that KL, JS, PSI and chi-squared are computed on
 DISCRETE_VALUES = 16  # a numeric feature with so few values gets a cell for each of them
 DISCRETE_ROWS = 50  # ... when it has that many rows per value
 RELIABILITY_BINS = 15
-SLICE_ROWS = 200  # a slice with fewer reference rows gets no reference of its own
+SLICE_ROWS = 200  # a slice with fewer reference rows gets no reference
 SLICE_LIMIT = 32
 
 Floats = NDArray[np.float64]
@@ -34,7 +34,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswers:
-    """The model's answers to the reference rows, one entry a row; `truth` "" = not known."""
+    """The model's answers to the reference rows, one entry for each row; `truth` "" means that the
+    label is not known."""
 
     confidence: Sequence[float] = ()
     predicted: Sequence[str] = ()
@@ -98,9 +99,9 @@ def _sent(mixes: Sequence[str], modality: str, rows: int) -> NDArray[np.bool_]:
 def _feature(
     column: NDArray[np.float32], spec: FeatureLike, sent: NDArray[np.bool_] | None
 ) -> tuple[dict[str, Any], Ints]:
-    """The entry of one feature and its cell per row (-1: no value)."""
+    """The entry of one feature and the cell of each row (-1: no value)."""
     nan = np.isnan(column)
-    # A NaN of a modality that was not sent says nothing about the feature.
+    # A NaN of a modality that was not sent is not information about the feature.
     missing = nan & sent if sent is not None else np.zeros_like(nan)
     finite = column[np.isfinite(column)]
     entry: dict[str, Any] = {

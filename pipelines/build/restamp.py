@@ -22,7 +22,8 @@ from pipelines.errors import BundleRefused
 
 @dataclass(frozen=True, slots=True)
 class Restamped:
-    """`results` compare with the old answers; `new_golden`: the current answers replaced those."""
+    """`results` compare with the old answers; with `new_golden`, the current answers replaced
+    them."""
 
     before: str
     stamp: Stamp

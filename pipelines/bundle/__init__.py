@@ -1,1 +1,1 @@
-"""The bundle: its files, its stamp, its proof."""
+"""The bundle: its files, its stamp, and its golden answers."""

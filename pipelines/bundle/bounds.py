@@ -1,8 +1,8 @@
 """Bounds for every number of a bundle, and for the shape of its JSON files.
 
-A number outside its bound is refused by name before anything is computed or allocated with it. The
-bounds are wide (no published checkpoint comes near one); they keep a typing error or a hostile
-bundle from becoming a crash, a loop without end or gigabytes.
+A number outside its bound is refused by name before any computation or allocation uses it. The
+bounds are wide (no published checkpoint comes near one). They keep a typing error or a hostile
+bundle from causing a crash, an endless loop or gigabytes of allocations.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pipelines.errors import BundleRefused
 
 Range = tuple[float, float]
 
-# The shape of any JSON file. JSON's own numbers are exact to 2**53 (RFC 8259, section 6).
+# The shape of any JSON file. JSON's own integers are exact to 2**53 (RFC 8259, section 6).
 MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = float(2**53)
-MAX_NAME_CHARS: Final = 80  # of a field's name in a refusal
+MAX_NAME_CHARS: Final = 80  # characters of a field's name that a refusal repeats
 
 _COUNT: Final = (1, 1 << 20)
 _SHARE: Final = (0.0, 1.0)
@@ -68,7 +68,7 @@ PARAMETERS: Final[Mapping[str, Range]] = {
     "limits.max_audio_peak": (1.0, 1e6),
     "limits.min_audio_rms_dbfs": (-1_000.0, 0.0),
 }
-# A number of a parameter block that is not in the table.
+# For a number of a parameter block that is not in the table.
 _OTHER: Final = (0, 1 << 33)
 
 # model/config.json, by the last part of the name, at any depth.
@@ -141,13 +141,14 @@ def within(where: str, value: float, bound: Range, check: str = "config") -> Non
 
 
 def parameter(where: str, value: float) -> None:
-    """A number of preprocess.json, template.json or labels.json; `where` such as audio.n_fft or
-    image.mean[0]. Raises BundleRefused("config")."""
+    """Checks a number of preprocess.json, template.json or labels.json; `where` is a name such as
+    audio.n_fft or image.mean[0]. Raises BundleRefused("config")."""
     within(where, value, PARAMETERS.get(where.partition("[")[0], _OTHER))
 
 
 def model_config(values: Mapping[str, Any]) -> None:
-    """model/config.json. Raises BundleRefused("config") naming the first number out of bounds."""
+    """Checks model/config.json. Raises BundleRefused("config") naming the first number out of
+    bounds."""
     for name, value in numbers(values):
         last = name.rpartition(".")[2].partition("[")[0]
         other = _MODEL_INTEGER if isinstance(value, int) else _MODEL_FLOAT
@@ -155,7 +156,7 @@ def model_config(values: Mapping[str, Any]) -> None:
 
 
 def speed(values: Mapping[str, float], baseline: Mapping[str, Mapping[str, float]]) -> None:
-    """speed.json. Raises BundleRefused("config")."""
+    """Checks speed.json. Raises BundleRefused("config")."""
     for name, value in values.items():
         within(f"speed.json: {name}", value, _SPEED[name])
     for device, mixes in baseline.items():
@@ -164,7 +165,8 @@ def speed(values: Mapping[str, float], baseline: Mapping[str, Mapping[str, float
 
 
 def golden(cases: int, tolerances: Mapping[str, float]) -> None:
-    """golden.json. A tolerance of 1 would accept any answer. Raises BundleRefused("golden")."""
+    """Checks golden.json. A tolerance of 1 would accept any answer. Raises
+    BundleRefused("golden")."""
     within("golden/golden.json: number of cases", cases, _GOLDEN_CASES, "golden")
     for dtype, value in tolerances.items():
         within(f"golden/golden.json: tolerance.{dtype}", value, (1e-9, 0.5), "golden")
@@ -182,8 +184,9 @@ def json_shape(path: str, value: object) -> None:
 
 
 def numbers(value: object, path: str = "model/config.json") -> Iterator[tuple[str, float]]:
-    """(dotted name, number) of every number; booleans are none. Without recursion, because depth is
-    what a hostile file has most of. Raises BundleRefused("format") below MAX_DEPTH levels."""
+    """(dotted name, number) of every number; booleans are skipped. It does not recurse, because a
+    hostile file may be nested very deeply. Raises BundleRefused("format") below MAX_DEPTH
+    levels."""
     waiting: list[tuple[tuple[Any, ...], object, int]] = [((), value, 0)]
     while waiting:
         name, item, depth = waiting.pop()
@@ -205,12 +208,12 @@ def numbers(value: object, path: str = "model/config.json") -> Iterator[tuple[st
         waiting += [
             ((name, key), inner, depth + 1)
             for key, inner in pairs
-            if type(inner) is not str  # most of a tokenizer: not worth a turn of this loop
+            if type(inner) is not str  # strings are most of a tokenizer, and need no further look
         ]
 
 
 def short(name: str) -> str:
-    """A name that a refusal can repeat."""
+    """The name, shortened so that a refusal can repeat it."""
     return name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}…"
 
 

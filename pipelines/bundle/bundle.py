@@ -2,8 +2,8 @@
 weights are exactly the bytes that were hashed.
 
 The checks run in this order, and each failure is a BundleRefused with its own `check` and remedy:
-missing, names, kind, manifest, signature, files, format, hash, code, libraries, weights. With the
-model loaded follow config (pipelines/pipeline.py) and golden (pipelines/bundle/golden.py).
+missing, names, kind, manifest, signature, files, format, hash, code, libraries, weights. Once the
+model is loaded, config (pipelines/pipeline.py) and golden (pipelines/bundle/golden.py) follow.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Bundle:
     def of(
         contents: Contents, allow_dirty: bool = False, progress: Progress = no_progress
     ) -> Bundle:
-        """The rest of `open`, for files that are already open. Raises BundleRefused."""
+        """Completes `open` for files that are already open. Raises BundleRefused."""
         progress("code", 0.0)
         stamp = _compare_process(contents.manifest, allow_dirty)
         progress("weights", 0.0)
@@ -81,7 +81,7 @@ class Bundle:
         return Bundle(contents.path, manifest, stamp, files, weights, contents.signed_by)
 
     def content(self, path: str) -> bytes:
-        """Raises KeyError for a file the bundle does not have."""
+        """The content of a file. Raises KeyError for a file the bundle does not have."""
         return bytes(self.files[path].content)
 
     def json(self, path: str) -> dict[str, Any]:
@@ -137,8 +137,8 @@ class Bundle:
 
 
 def _refuse_changed(contents: Contents) -> None:
-    """Other processes can write to the pages of a mapped file, so it must still be the file that
-    was hashed. Files that were read into memory cannot change any more."""
+    """Refuses files that changed after they were hashed. Other processes can write to the pages of
+    a mapped file; files that were read into memory cannot change any more."""
     mapped = {path: file for path, file in contents.files.items() if file.mapped}
     for path in changed(contents.path, mapped):
         raise ManifestMismatch("hash", f"{path} was modified while the bundle was being opened")

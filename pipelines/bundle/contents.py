@@ -54,11 +54,11 @@ class Contents:
     openssf: File | None = None
 
     def json(self, path: str) -> dict[str, Any]:
-        """Raises KeyError for a file the bundle does not have."""
+        """The parsed file. Raises KeyError for a file the bundle does not have."""
         return parse_json(path, self.files[path].content)
 
     def content(self, path: str) -> bytes:
-        """Raises KeyError for a file the bundle does not have."""
+        """The content of a file. Raises KeyError for a file the bundle does not have."""
         return bytes(self.files[path].content)
 
 
@@ -110,7 +110,7 @@ def _check_listing(manifest: Manifest, files: Mapping[str, File]) -> None:
     """Every listed file is present, every required one is listed, and there are no others."""
     listed = {leaf.path for leaf in manifest.files}
     for path in sorted(set(files) - listed):
-        check_format(files[path])  # a wrong format is the worse problem: report it first
+        check_format(files[path])  # a wrong format is the more severe problem: report it first
         raise ManifestMismatch("files", f"{path} is not in the manifest; remove it")
     for path in sorted(listed - set(files)):
         raise ManifestMismatch("files", f"{path} is missing; copy the bundle again")

@@ -1,6 +1,5 @@
-"""The differences between two bundles, or between a bundle and this process, as lines of text: down
-to the parameter, module, library or tensor.
-"""
+"""The differences between two bundles, or between a bundle and this process, as lines of text. They
+name the parameter, module, library or tensor."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from pipelines.bundle.bundle import weight_files
 from pipelines.bundle.contents import Contents
 from pipelines.bundle.manifest import Manifest
 
-_MOST: Final = 12  # lines about one file; further differences are only counted
+_MOST: Final = 12  # lines for each file; further differences are only counted
 
 
 def differences(a: Contents, b: Contents) -> list[str]:
-    """One line a difference, `A -> B`; empty for equal stamps."""
+    """One line for each difference, as `A -> B`; empty for equal stamps."""
     lines = _named("name", {"": a.manifest.name}, {"": b.manifest.name})
     lines += process_differences(a.manifest, b.manifest.code, b.manifest.libraries)
     weights = _weight_differences(a, b)
@@ -29,7 +28,7 @@ def differences(a: Contents, b: Contents) -> list[str]:
 def process_differences(
     manifest: Manifest, code: Mapping[str, str], libraries: Mapping[str, str]
 ) -> list[str]:
-    """Code by module, libraries by version."""
+    """The differences of code by module, and of libraries by version."""
     lines = _named("library", manifest.libraries, libraries)
     for module in sorted(manifest.code.keys() | code.keys()):
         if module not in code:
@@ -42,7 +41,7 @@ def process_differences(
 
 
 def running_differences(manifest: Manifest) -> list[str]:
-    """A bundle compared with this process."""
+    """The differences between a bundle and this process."""
     code, libraries = stamps.running_code(), stamps.running_libraries()
     foreign = [f"code: {module}" for module in code.foreign_modules]
     return process_differences(manifest, code.modules, libraries) + foreign

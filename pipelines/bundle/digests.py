@@ -37,7 +37,7 @@ class DigestCache:
             loaded = json.loads(path.read_text())
             self._entries = loaded if isinstance(loaded, dict) else {}
         except (OSError, ValueError):
-            pass  # no digests: every file is hashed
+            pass  # without stored digests every file is hashed
 
     @classmethod
     @contextmanager
@@ -53,7 +53,7 @@ class DigestCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:  # nothing could be saved there either: every process hashes
+        except OSError:  # digests cannot be saved there either, so every process hashes
             yield cache
             return
         try:

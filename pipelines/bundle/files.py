@@ -3,7 +3,7 @@ it.
 
 Every file is opened relative to a directory descriptor and never through a link. The bytes that are
 hashed are the bytes that are used: no path is opened a second time. New files appear by a rename.
-This module knows no manifest and no format.
+This module does not know manifests or file formats.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ Progress = Callable[[int, int], None]
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
 _MAX_DEPTH: Final = 2
 MAX_FILES: Final = 4096
-# Whole in memory while it is parsed; the largest tokenizer published has 35 MB.
+# Limit of a file that is read into memory and parsed; the largest published tokenizer has 35 MB.
 _MAX_BYTES: Final = {".json": 256 << 20, ".md": 16 << 20, ".txt": 16 << 20, ".sig": 16 << 20}
 _MAX_MEDIA_BYTES: Final = 256 << 20
-# Mapped, not read: all replicas of a host share the pages of a map. Weights are mapped whatever
-# their size, other files from this size on. Digests are remembered from this size on too.
+# Such files are mapped instead of read: all replicas of a host share the pages of a map. Weights
+# are mapped whatever their size, other files from this size on. Digests are stored from this size
+# on too.
 MAP_ABOVE_BYTES: Final = 256 << 20
 _WEIGHTS: Final = "weights/"
-# Hashed while still in the processor's cache: half the memory traffic of two passes.
+# Each piece is hashed while it is still in the CPU cache: half the memory traffic of two passes.
 _READ_BYTES: Final = 256 << 10
 _HASH_BYTES: Final = 8 << 20
 
@@ -152,7 +153,8 @@ def _walk(stack: ExitStack, directory: int, prefix: str) -> Iterator[_Place]:
 
 
 def _check_size(path: str, size: int) -> None:
-    """Before a byte is read. Weights have no limit of their own: they are mapped, not parsed."""
+    """Refuses a file by its size, before a byte is read. Weights have no limit of their own: they
+    are mapped, not parsed."""
     suffix = os.path.splitext(path)[1]
     limit = _MAX_BYTES.get(suffix, _MAX_MEDIA_BYTES)
     if suffix != ".safetensors" and size > limit:
@@ -162,7 +164,7 @@ def _check_size(path: str, size: int) -> None:
 
 
 def _open(place: _Place, how: Opening, progress: _HashProgress) -> File:
-    # NONBLOCK: opening a FIFO must not wait for a writer; the kind is checked on the open file.
+    # O_NONBLOCK: opening a FIFO must not wait for a writer; the kind is checked on the open file.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(place.name, flags, dir_fd=place.directory)

@@ -61,7 +61,7 @@ def check_format(file: File) -> None:
 
 
 def _format_complaint(suffix: str, file: File) -> str | None:
-    """What is wrong, None when nothing is."""
+    """What is wrong with the content; None if it has the format."""
     if suffix == ".safetensors":
         return _safetensors_complaint(file)
     if suffix in _MEDIA:
@@ -98,10 +98,10 @@ def _text_complaint(suffix: str, file: File) -> str | None:
 
 
 def parse_json(path: str, content: Buffer | bytes) -> dict[str, Any]:
-    """A JSON object without duplicate keys, of finite numbers, of bounded depth. Raises
+    """A JSON object with finite numbers, bounded depth and no duplicate keys. Raises
     BundleRefused("format") naming the field."""
     try:
-        # NaN and Infinity are not JSON; they are read to be refused by name.
+        # NaN and Infinity are not JSON; they are parsed so that the refusal can name them.
         value = json.loads(bytes(content), object_pairs_hook=_once, parse_constant=float)
     except RecursionError:
         too_deep = f"{path} is nested deeper than {bounds.MAX_DEPTH} levels"

@@ -54,7 +54,7 @@ class GoldenResult:
 
 @dataclass(frozen=True, slots=True)
 class MixResult:
-    """All golden runs of one mix: right and fast enough, or why not."""
+    """The result of all golden runs of one mix: right and fast enough, or the reason why not."""
 
     mix: str
     ok: bool
@@ -77,9 +77,10 @@ def check(
     clock: Callable[[], float] = time.perf_counter,
     texts: bool = True,
 ) -> list[GoldenResult]:
-    """Runs every golden input (of the given mixes; none given: all) alone, as a caller would.
+    """Runs every golden input (of the given mixes; without any, of all mixes) alone, as a caller
+    would.
 
-    With `texts`, the beginning of a written answer is compared too, in float32.
+    With `texts`, the beginning of a generated answer is compared too, in float32.
     """
     cases, tolerance = read(pipeline.bundle)
     dtype = dtype_of(pipeline)
@@ -116,7 +117,7 @@ def probe(
 ) -> list[MixResult]:
     """Correctness and speed of every mix: `runs` passes over its golden inputs.
 
-    Texts are written in the first pass only, and not timed.
+    Texts are generated in the first pass only, and are not timed.
     """
     speed = Speed.from_dict(pipeline.bundle.speed)
     device = pipeline.env.get("device", "cpu")
@@ -205,7 +206,8 @@ def _judge_answer(answer: Prediction | BadInput, expected: Expected | None) -> t
 
 
 def difference(answer: Prediction, expected: Expected) -> float:
-    """See the head of this file; infinite when the labels are not the same or a value is NaN."""
+    """The difference that the module docstring defines; infinite when the labels differ or a value
+    is NaN."""
     got = {score.label: (score.log_prob, score.probability) for score in answer.scores}
     embedding = embedding_head(answer)
     if set(got) != set(expected.scores) or len(embedding) != len(expected.embedding):

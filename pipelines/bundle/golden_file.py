@@ -1,4 +1,4 @@
-"""golden/golden.json and the files beside it: inputs, and the answers they must get."""
+"""golden/golden.json and the files beside it: inputs, and the answers expected for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipelines.types import Modality, Part, Prediction, Sample, mix_of
 
 FILE: Final = "golden/golden.json"
 SCHEMA: Final = "trefoil.golden/1"
-# By the dtype the model runs in: float32 leaves room for another order of summation, the others
-# for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
+# By the dtype the model runs in. The float32 value allows for another order of summation, the
+# others for the rounding of every activation (bfloat16 has 8 bits of mantissa: 0.4 % a step).
 TOLERANCE: Final = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 _EMBEDDING_HEAD: Final = 16
 TEXT_TOKENS: Final = 8  # enough for the cached keys and values to matter
@@ -27,7 +27,8 @@ _SUFFIX: Final = {"JPEG": ".jpg", "PNG": ".png", "FLAC": ".flac", "OGG": ".ogg",
 @dataclass(frozen=True, slots=True)
 class Expected:
     """`scores` maps a label to (log probability, probability); `embedding` holds the first
-    components only; `text` is how the written answer begins, None where none was recorded."""
+    components only; `text` is the beginning of the generated answer, None where none was
+    recorded."""
 
     label: str
     scores: Mapping[str, tuple[float, float]]
@@ -37,18 +38,20 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """By dtype; `recorded` is the dtype the answers were recorded in."""
+    """The tolerance of each dtype; `recorded` is the dtype in which the answers were recorded."""
 
     recorded: str
     by_dtype: Mapping[str, float]
 
     def between(self, dtype: str) -> float:
-        """The coarser of the two dtypes decides; one that is not named gets the strictest."""
+        """The tolerance of the coarser of the two dtypes; a dtype without a tolerance gets the
+        strictest one."""
         strictest = min(self.by_dtype.values())
         return max(self.by_dtype.get(name, strictest) for name in (self.recorded, dtype))
 
     def compares_texts(self, dtype: str) -> bool:
-        """A written text is the same or not: a coarser format may tip a close choice of token."""
+        """Whether texts are compared. A text is equal or not, and a coarser dtype may change a
+        close choice of token."""
         return self.recorded == dtype == "float32"
 
 
@@ -63,7 +66,7 @@ class GoldenCase:
 
     @property
     def to_write(self) -> Sample:
-        """The same input, answered with a text."""
+        """The same input, to be answered with a text."""
         return replace(
             self.sample,
             task="generate",
@@ -164,7 +167,7 @@ def document(
 
 
 def answer_of(case: str, answer: Prediction) -> dict[str, object]:
-    """What to record of the scored answer. Raises BundleRefused("golden") for NaN, infinity."""
+    """What to record of a scored answer. Raises BundleRefused("golden") for NaN and infinity."""
     embedding = embedding_head(answer)
     scores = {s.label: [_short(s.log_prob), _short(s.probability)] for s in answer.scores}
     numbers = [number for pair in scores.values() for number in pair] + embedding
@@ -184,5 +187,6 @@ def embedding_head(answer: Prediction) -> list[float]:
 
 
 def _short(value: float) -> float:
-    """Seven digits: below the tolerance by far. The last one or two depend on CPU and threads."""
+    """Rounds to seven digits, far below the tolerance: the last one or two depend on CPU and
+    threads."""
     return float(f"{value:.7g}")

@@ -1,5 +1,5 @@
-"""Compares the functions in memory with a source text: a source edited after the import or a
-patched function computes something that the hash of the file does not cover.
+"""Compares the functions in memory with a source text. After an edit of the source or a patch of a
+function, the process computes something that the hash of the file does not cover.
 
 The source is compiled again, and the byte code of every function and method must equal the one
 found under its name. Wrappers that a decorator returns are unwrapped.
@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 _MISSING: Final = object()
-# Where wrappers keep what they wrap: functools.wraps and lru_cache, class and static methods,
+# Where wrappers keep the wrapped function: functools.wraps and lru_cache, class and static methods,
 # properties, partials.
 _INSIDE: Final = ("__wrapped__", "__func__", "fget", "func")
 
@@ -32,7 +32,7 @@ def _differs_in(names: Any, body: CodeType) -> str:
     """`names` is a module's or a class's namespace, `body` the code that filled it."""
     wanted: dict[str, list[CodeType]] = {}
     for code in body.co_consts:
-        # Lambdas, comprehensions and type parameters have no name to be found under.
+        # Lambdas, comprehensions and type parameters have no name to look them up by.
         if isinstance(code, CodeType) and not code.co_name.startswith("<"):
             wanted.setdefault(code.co_name, []).append(code)
     for name, codes in wanted.items():
@@ -55,7 +55,7 @@ def _is_class_body(code: CodeType) -> bool:
 
 
 def _is_one_of(found: Any, codes: list[CodeType]) -> bool:
-    for _ in range(10):  # nested wrappers; ten is more than anyone stacks
+    for _ in range(10):  # nested wrappers; more than ten do not occur
         code = getattr(found, "__code__", None)
         if isinstance(code, CodeType) and code in codes:
             return True

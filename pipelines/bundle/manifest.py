@@ -24,13 +24,13 @@ OPENSSF: Final = "model.sig"
 SCHEMA: Final = "trefoil.bundle/1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 MAX_FILE_BYTES: Final = 1 << 44  # 16 TiB
-_MAX_CHARS: Final = 64 << 10  # notes for people are the longest
+_MAX_CHARS: Final = 64 << 10  # human-readable notes are the longest texts
 _HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`code` and `libraries` are those that computed the golden answers."""
+    """`code` and `libraries` are those with which the golden answers were computed."""
 
     name: str
     files: tuple[Leaf, ...]
@@ -53,7 +53,7 @@ class Manifest:
         )
 
     def to_bytes(self) -> bytes:
-        """The canonical form on disk: sorted keys, one line a value."""
+        """The canonical form on disk: sorted keys, one line for each value."""
         whole = self._stamped() | {
             "created_at": self.created_at,
             "human": dict(self.human),
@@ -76,7 +76,8 @@ class Manifest:
 
 
 def _canonical(value: Mapping[str, object]) -> bytes:
-    """No spaces, sorted keys, UTF-8. The schema has no floats, whose text form could vary."""
+    """UTF-8 with sorted keys and without spaces. The schema has no floats, whose text form could
+    vary."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()

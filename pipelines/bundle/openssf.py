@@ -2,8 +2,8 @@
 
 Optional (`pip install trefoil-serve[openssf]`), in addition to manifest.sig and never instead of
 it: a server checks manifest.sig. The library signs and verifies. On its own it would accept paths
-that a signature lists as ignored, files under .git, unusual modes and empty directories. So the
-signed names and digests are compared here with the opened files, and everything else is refused by
+that a signature lists as ignored, files under .git, unusual modes and empty directories. So this
+module compares the signed names and digests with the opened files, and refuses everything else by
 name.
 """
 
@@ -91,7 +91,7 @@ def check(contents: Contents, trusted: Sequence[Path]) -> str:
 
 
 def refuse_modes(bundle: Path) -> None:
-    """Neither signature covers modes and empty directories, so unusual ones are refused.
+    """Refuses unusual modes and empty directories, as neither signature covers them.
 
     Raises BundleRefused("signature").
     """
@@ -110,7 +110,7 @@ def refuse_modes(bundle: Path) -> None:
 
 
 def _complaint(bundle: Path, content: bytes, key: Path, hashing: Config) -> str:
-    """The library's objection, "" when it accepts the signature."""
+    """The library's objection; "" if it accepts the signature."""
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
@@ -142,11 +142,12 @@ def _compare(contents: Contents, content: bytes) -> None:
 
 
 def _signed_digests(content: bytes) -> dict[str, str]:
-    """Path to sha256 of the in-toto statement inside. Raises BundleRefused("signature")."""
+    """Path -> sha256, from the in-toto statement inside. Raises BundleRefused("signature")."""
     try:
         bundle = parse_json(manifests.OPENSSF, content)
         envelope = bundle["dsseEnvelope"]
-        # Exactly these keys: with a second one, the library could read another payload than we do.
+        # Exactly these keys: with a second one, the library could read another payload than this
+        # code.
         if set(bundle) != _BUNDLE_KEYS or set(envelope) != _ENVELOPE_KEYS:
             raise ValueError("it has other fields than a signature has")
         statement: Any = json.loads(base64.b64decode(envelope["payload"]))

@@ -1,4 +1,4 @@
-"""The contents of a bundle, as plain facts and as text for people."""
+"""The contents of a bundle, as JSON-ready facts and as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # golden imports torch, which inspecting does not need
 
 
 def facts(contents: Contents) -> dict[str, Any]:
-    """JSON-ready. `refused_here` is empty when this process may serve the bundle."""
+    """The facts, JSON-ready. `refused_here` is empty when this process may serve the bundle."""
     manifest, stamp = contents.manifest, contents.manifest.stamp()
     mismatch = process_mismatch(manifest)
     sizes = dict.fromkeys(PARTS, 0)

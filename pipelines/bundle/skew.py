@@ -63,7 +63,7 @@ class SkewWatch:
         installed: Callable[[], Mapping[str, str]] | None = None,
         modules: Callable[[], Mapping[str, ModuleType]] = stamps.loaded_modules,
     ) -> None:
-        # Resolved once: a link that later points to another bundle does not matter to this one.
+        # Resolved once: a link that later points to another bundle does not affect this one.
         self._root = Path(os.path.realpath(bundle.path))
         self._files = bundle.files
         self._on_disk = {path: _of(file) for path, file in bundle.files.items()}
@@ -173,16 +173,17 @@ def _of(file: File) -> _OnDisk:
 
 
 def _linked(path: Path) -> str:
-    """Of a bundle's file alone: an installer may link the sources of a package to its cache."""
+    """Reports a file of the bundle that became a link. Sources are not checked: an installer may
+    link a package's sources to its cache."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:
-        return ""  # reported by what reads it
+        return ""  # the code that reads the file reports this
     return NOT_PLAIN if stat.S_ISLNK(found.st_mode) or found.st_nlink > 1 else ""
 
 
 def _look_at(path: Path, known: _OnDisk, thorough: bool, read: Callable[[Path], str]) -> str:
-    """What has changed on disk; "" when nothing has."""
+    """What has changed on disk; "" if nothing has."""
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):

@@ -1,8 +1,9 @@
 """speed.json: the latency limits of a warm replica.
 
 limit = max(factor x recorded median, floor) for a device class and mix that was measured when the
-bundle was built, the default limit for any other. A recorded median is that of single requests on
-the machine that built the bundle; the factor allows for slower machines of the same class.
+bundle was built; the default limit applies to all others. A recorded median is the median over
+single requests on the machine that built the bundle. The factor allows for slower machines of the
+same class.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Speed:
         }
 
     def recorded(self, device: str, medians: Mapping[str, float]) -> Speed:
-        """With these medians (ms, by mix) for the class of `device`."""
+        """This speed with the given medians (ms, by mix) for the class of `device`."""
         short = {mix: float(f"{ms:.4g}") for mix, ms in medians.items()}
         return replace(self, baseline={**self.baseline, _device_class(device): short})
 

@@ -86,7 +86,7 @@ class Stamp:
 
 
 def part_of(path: str) -> str | None:
-    """The part a bundle file belongs to, None when the layout has none for it."""
+    """The part a bundle file belongs to; None when the layout has no part for it."""
     for prefix, part in _PART_OF:
         if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
             return part
@@ -94,7 +94,8 @@ def part_of(path: str) -> str | None:
 
 
 def _digest(domain: str, *fields: bytes) -> str:
-    """sha256 over a domain tag and length-prefixed fields, so that no two inputs run together."""
+    """sha256 over a domain tag and length-prefixed fields, so that two different inputs never hash
+    the same bytes."""
     h = hashlib.sha256(f"trefoil.{domain}\0".encode())
     for item in fields:
         h.update(len(item).to_bytes(8, "little"))
@@ -126,17 +127,17 @@ def libraries_digest(versions: Mapping[str, str]) -> str:
 
 
 def bundle_digest(canonical: bytes) -> str:
-    """The stamp: over the canonical manifest without the fields for people."""
+    """The stamp: a digest of the canonical manifest without its human-readable fields."""
     return _digest("bundle.v1", canonical)
 
 
 def seal_digest(canonical: bytes) -> str:
-    """Over the whole manifest, so that a changed date or note is detected too."""
+    """A digest of the whole manifest, so that a changed date or note is detected too."""
     return _digest("seal.v1", canonical)
 
 
 def dirty_digest(stamp: str, code: str, libraries: str) -> str:
-    """Has its own domain, so that a dirty stamp never equals a pinned one."""
+    """A digest with its own domain, so that a dirty stamp never equals a pinned one."""
     return _digest("dirty.v1", *(bytes.fromhex(part) for part in (stamp, code, libraries)))
 
 
@@ -169,12 +170,12 @@ def detail_map(
 
 
 def source_digest(source: bytes) -> str:
-    """A checkout with CRLF line ends counts as the same code."""
+    """The digest of a source; a checkout with CRLF line ends gives the same digest."""
     return hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def code_of(folder: Path) -> dict[str, str]:
-    """Every module under `folder`, the package directory."""
+    """The digests of every module under `folder`, the package directory."""
     return {path: source_digest(source) for path, source in sources(folder).items()}
 
 
@@ -261,7 +262,8 @@ _LIBRARIES: Final = {
 
 
 def public_version(version: str) -> str:
-    """Without the local part: 2.13.0+cpu and 2.13.0+cu130 are the same source; the build is env."""
+    """The version without its local part: 2.13.0+cpu and 2.13.0+cu130 have the same source, and the
+    build is part of env."""
     return version.split("+", 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""Reads tensors directly from the hashed bytes: our own reader of the safetensors layout.
+"""Reads tensors directly from the hashed bytes, with its own reader of the safetensors layout.
 
 The layout: u64 little-endian header length, a JSON object of name -> {dtype, shape, data_offsets},
 then the data, in which the tensors lie end to end without gaps. Nothing is copied; a tensor keeps
@@ -108,7 +108,7 @@ def refuse_nonfinite(tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
-        low, high = torch.aminmax(tensor)  # one pass, no copy; NaN wins over every number
+        low, high = torch.aminmax(tensor)  # one pass, no copy; NaN is returned before any number
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise BundleRefused(
                 "weights",

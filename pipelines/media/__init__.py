@@ -1,1 +1,1 @@
-"""Encoded text, pictures and sounds to plain values, within limits."""
+"""Turns encoded texts, pictures and sounds into plain values, within limits."""

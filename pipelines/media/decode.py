@@ -31,7 +31,8 @@ __all__ = [
 
 
 Decoded = str | DecodedImage | DecodedAudio
-# As `decode` below: a part, its path, the limits. A server has one that runs in another process.
+# Has the signature of `decode` below: a part, its path, the limits. A server passes one that
+# decodes in another process.
 DecodePart = Callable[[Part, str, InputLimits], Decoded]
 
 
@@ -63,16 +64,16 @@ def check_parts(parts: Sequence[Part], limits: InputLimits) -> None:
 
 
 def field_of(number: int) -> str:
-    """The path of a part of a row."""
+    """The path of a part, by its position in the row."""
     return f"parts[{number}]"
 
 
 def decode_row(
     parts: Sequence[Part], limits: InputLimits, decode_part: DecodePart | None = None
 ) -> list[Decoded]:
-    """Every part of a row, in order. The decoded sizes are limited together as well: 32 images that
-    are each within their own limit could take gigabytes. Raises BadInput, and whatever a
-    `decode_part` other than `decode` raises."""
+    """Decodes every part of a row, in order. The sum of the decoded sizes is limited too: 32 images
+    that are each within their own limit could take gigabytes. Raises BadInput, and any error of a
+    `decode_part` other than `decode`."""
     check_parts(parts, limits)
     decoded: list[Decoded] = []
     size = 0
@@ -90,7 +91,7 @@ def decode_row(
 
 
 def _named_decode(part: Part, field: str, limits: InputLimits, decode_part: DecodePart) -> Decoded:
-    """As `decode_part`; a refusal begins with the part's own name, such as that of its file."""
+    """Calls `decode_part`; a refusal begins with the part's own name, such as its file name."""
     try:
         return decode_part(part, field, limits)
     except BadInput as error:
@@ -104,7 +105,7 @@ _NAME_CHARACTERS = 80
 
 
 def decode(part: Part, field: str, limits: InputLimits) -> Decoded:
-    """`field` is the path of the part, e.g. `parts[2]`; refusals point inside it.
+    """Decodes one part. `field` is its path, e.g. `parts[2]`; refusals name a path inside it.
 
     Raises BadInput.
     """
@@ -140,7 +141,7 @@ def decode(part: Part, field: str, limits: InputLimits) -> Decoded:
 
 
 def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
-    """(modality, format): the content decides, and anything declared must agree with it."""
+    """(modality, format) by the content; a declared type must agree with it."""
     try:
         claim = media.declared(part.mime)
     except KeyError:
@@ -185,7 +186,7 @@ def _recognise(part: Part, data: bytes, field: str) -> tuple[Modality, str]:
 
 
 def _sniffed(data: bytes) -> tuple[Modality, str] | None:
-    """As media.sniff, for a sound behind an ID3v2 tag too."""
+    """As media.sniff, and also recognises a sound behind an ID3v2 tag."""
     start = media.behind_tags(data)
     if not start:
         return media.sniff(data)
@@ -197,7 +198,7 @@ def _sniffed(data: bytes) -> tuple[Modality, str] | None:
 
 
 def _refuse_foreign(data: bytes, kind: Modality | None, field: str) -> None:
-    """Raises BadInput with the name of a format that is not decoded here."""
+    """Raises BadInput with the name of a format that this package does not decode."""
     found = foreign.named(data, kind)
     if found is not None:
         raise BadInput(f"{field}.data", found.reason, found.sentence(kind))

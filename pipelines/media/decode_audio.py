@@ -1,4 +1,4 @@
-"""Encoded sounds to float samples at their own rate."""
+"""Decodes sounds to float samples at their own rate."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A file made fit for libsndfile: its links, each a file of its own, and a warning or "".
-    `claim` is what the header promises in frames, where that is to be compared at the end."""
+    """A file in a form that libsndfile reads correctly: its links, each as a file of its own, and a
+    warning or "". `claim` is the number of frames in the header if the decoded length must be
+    compared with it, else 0."""
 
     links: Sequence[bytes]
     warning: str = ""
@@ -78,7 +79,7 @@ def decode_audio(data: bytes, format: str, field: str, limits: InputLimits) -> D
 
 
 def _decode_pcm16(data: bytes, layout: riff.Pcm16, field: str, limits: InputLimits) -> DecodedAudio:
-    """The commonest sound, without libsndfile; equal to the bit."""
+    """Decodes the most common kind of sound without libsndfile; the result is equal bit for bit."""
     _check_layout(layout.rate, layout.channels, field, limits)
     frames = layout.size // (2 * layout.channels)
     _check_length(frames, layout.rate, layout.channels, field, limits)
@@ -89,7 +90,7 @@ def _decode_pcm16(data: bytes, layout: riff.Pcm16, field: str, limits: InputLimi
 
 
 def _completed(data: bytes, format: str, field: str, limits: InputLimits) -> _Encoded:
-    """Judges length and completeness by the container's own arithmetic. Raises BadInput."""
+    """Checks length and completeness from the container's own fields. Raises BadInput."""
     if format in ("WAV", "AIFF"):
         found = riff.chunks(data, format)
         if found is None:
@@ -109,7 +110,7 @@ def _completed(data: bytes, format: str, field: str, limits: InputLimits) -> _En
 
 
 def _flac(data: bytes, field: str, limits: InputLimits) -> _Encoded:
-    """Without the length in its header; what came out is compared with that claim."""
+    """Removes the length from the header; the decoded length is compared with it at the end."""
     found = flac.judged(data, field)
     if found is None:
         return _Encoded((data,))
@@ -128,7 +129,7 @@ def _chained(field: str) -> BadInput:
 
 
 def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: InputLimits) -> DecodedAudio:
-    """Headerless samples, interleaved. `field` is the path of the part. Raises BadInput."""
+    """Decodes headerless, interleaved samples. `field` is the path of the part. Raises BadInput."""
     if pcm is None:
         raise BadInput(
             f"{field}.pcm", "PCM_LAYOUT_MISSING", "raw PCM needs its rate, channels and encoding."
@@ -159,8 +160,9 @@ def decode_pcm(data: bytes, pcm: PcmFormat | None, field: str, limits: InputLimi
 
 
 class _Source:
-    """The bytes as libsndfile reads them. Broken files make it seek to impossible positions: then
-    `seek` returns the current position, where BytesIO would raise inside a C callback."""
+    """The bytes as libsndfile reads them. Broken files make libsndfile seek to impossible
+    positions. `seek` then returns the current position, where BytesIO would raise inside a C
+    callback."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -175,8 +177,8 @@ class _Source:
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """Read from start to end. soundfile seeks after each block of a file that it believes to be
-    seekable, which fails in a file of unknown length."""
+    """A file read from start to end. soundfile seeks after each block of a file that it considers
+    seekable, and that fails in a file of unknown length."""
 
     def seekable(self) -> bool:
         return False
@@ -188,7 +190,7 @@ def _why(error: Exception) -> str:
 
 
 def _codec(format: str, subtype: str) -> str:
-    """The container, or for Ogg the codec inside it."""
+    """The name of the container, or for Ogg of the codec inside it."""
     return subtype if format == "OGG" else format
 
 
@@ -209,7 +211,7 @@ def _check_layout(rate: int, channels: int, field: str, limits: InputLimits) -> 
 
 
 def _check_length(frames: int, rate: int, channels: int, field: str, limits: InputLimits) -> None:
-    """Checks the length in a header, and the running count while reading, against one limit."""
+    """Checks the length from a header, or the count of frames read so far, against one limit."""
     if frames > limits.max_audio_s * rate or frames * channels > limits.max_audio_values:
         raise BadInput(
             field,
@@ -223,9 +225,9 @@ def _check_length(frames: int, rate: int, channels: int, field: str, limits: Inp
 def _read(
     file: soundfile.SoundFile, before: int, format: str, field: str, limits: InputLimits
 ) -> NDArray[np.float32]:
-    """float32 [T, channels], read block by block: the header's length is not trusted for memory.
-    `before`: frames of the links before this one."""
-    known = format != "FLAC"  # its length was taken out of the header
+    """float32 [T, channels], read block by block, because the length in the header is not trusted
+    for an allocation. `before`: frames of the preceding links."""
+    known = format != "FLAC"  # its length was removed from the header
     if known:
         _check_length(before + file.frames, file.samplerate, file.channels, field, limits)
     blocks, frames = [], 0
@@ -271,7 +273,7 @@ def _checked(audio: DecodedAudio, field: str, limits: InputLimits) -> DecodedAud
             f"samples reach {max(-low, high):g}; the limit is {limits.max_audio_peak:g}, full "
             "scale is 1. Scale them.",
         )
-    # As the model hears it: two channels of opposite sign are silence once they are mixed.
+    # As the model gets it: two channels of opposite sign are silence once they are mixed.
     mixed = audio.wave @ np.full(audio.channels, 1.0 / audio.channels, dtype=np.float32)
     power = float(np.dot(mixed, mixed)) / mixed.size
     level = 10.0 * math.log10(power) if power > 0.0 else -math.inf

@@ -1,4 +1,4 @@
-"""Encoded images to upright RGB pixels on white."""
+"""Decodes images to upright RGB pixels on white."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TURNS = {
     8: (True, True, False),
 }
 _STRIP_PIXELS = 1 << 14
-_WHOLE_PIXELS = 1 << 22  # up to here an RGB picture may be in memory once more
+_WHOLE_PIXELS = 1 << 22  # up to this size a second copy of an RGB picture is allowed
 _TIFF_SCHEMES = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 _MODES = frozenset(
     "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I;16 I;16L I;16B I;16N".split()
@@ -64,7 +64,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
     whole, ended = with_end(data, field) if format == "JPEG" else (data, True)
     image = _open(whole, format, field, limits)
     sent = image.size
-    # A GIF whose first picture passes the edge of its canvas is seen with a larger one.
+    # Pillow enlarges the canvas of a GIF whose first picture extends beyond it.
     contradicts = HEADER_WRONG if declared not in (None, sent) else ""
     _check_size(*image.size, field, limits)
     mode = image.mode
@@ -116,7 +116,7 @@ def decode_image(data: bytes, format: str, field: str, limits: InputLimits) -> D
 
 
 def _open(data: bytes, format: str, field: str, limits: InputLimits) -> Image.Image:
-    """Reads the header only."""
+    """Opens an image; reads the header only."""
     try:
         return Image.open(io.BytesIO(data), formats=(format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -160,7 +160,7 @@ def _check_size(width: int, height: int, field: str, limits: InputLimits) -> Non
 
 
 def _scaled_down(width: int, height: int, limits: InputLimits) -> str:
-    """The largest size of the same shape that is accepted, and the command that makes it."""
+    """The largest accepted size with the same aspect, and the command that makes it."""
     scale = min(
         math.sqrt(limits.max_image_pixels / (width * height)),
         limits.max_image_side / max(width, height),
@@ -181,8 +181,8 @@ def _check_compression(image: Image.Image, field: str) -> None:
 
 
 def _check_strips(image: Image.Image, field: str) -> None:
-    """Refuses a TIFF of fewer strips or tiles than its size needs: where they are not compressed
-    Pillow leaves the rest black, without an error."""
+    """Refuses a TIFF with fewer strips or tiles than its size needs. If they are uncompressed,
+    Pillow leaves the missing area black, without an error."""
     tiles = getattr(image, "tile", ())
     raw = [tile[1] for tile in tiles if tile[0] == "raw" and tile[1] is not None]
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in raw)
@@ -197,7 +197,7 @@ def _check_strips(image: Image.Image, field: str) -> None:
 
 
 def _in_planes(image: Image.Image) -> bool:
-    """Whether each colour of a TIFF lies for itself."""
+    """Whether a TIFF stores each colour separately."""
     return bool(getattr(image, "tag_v2", {}).get(_PLANAR_TAG) == 2)
 
 
@@ -224,9 +224,10 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     """uint8 [H, W, 3], converted strip by strip unless it is RGB already and not large.
 
-    A large image is then in memory once with Pillow's four bytes a pixel and once with our three,
-    whatever conversions its mode needs. A strip is small enough for the allocator to reuse: new
-    pages for whole images took a third of the time of decoding a 640x480 JPEG.
+    A large image is then in memory once with Pillow's four bytes a pixel and once with three bytes
+    a pixel here, whatever conversions its mode needs. A strip is small enough for the allocator to
+    reuse its memory: new pages for whole images took a third of the time of decoding a 640x480
+    JPEG.
     """
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
@@ -241,8 +242,8 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
-    """Pillow scales the pixels of a PNG to 8 bits and leaves its transparent colour at `depth`. Of
-    16-bit colours it keeps the high bytes, so those decide."""
+    """Adapts the transparent colour of a PNG. Pillow scales the pixels to 8 bits and leaves that
+    colour at `depth`. For 16-bit colours it keeps the high bytes, so those decide."""
     key = image.info.get("transparency")
     if isinstance(key, int) and image.mode == "L" and depth in (2, 4):
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)

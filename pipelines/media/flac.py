@@ -1,9 +1,10 @@
-"""What a FLAC's frames are, whatever its STREAMINFO claims (RFC 9639).
+"""Reads the layout of a FLAC from its frames, whatever its STREAMINFO claims (RFC 9639).
 
 libFLAC takes rate, channels and width from STREAMINFO, which has no checksum; ffmpeg takes them
-from the frames, each of which has one. Where the two disagree the frames are believed: the sound
-was encoded with them. A frame that is missing in the middle is silence to libFLAC, without an
-error. So the headers of the frames are read here, and STREAMINFO is written again from them.
+from the frames, each of which has one. Where the two disagree this module uses the frames, because
+the sound was encoded with their values. libFLAC also turns a frame missing in the middle into
+silence, without an error. So the frame headers are read here, and STREAMINFO is rewritten from
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _RATES = (
 _WIDTHS = (0, 8, 12, 0, 16, 20, 24, 32)
 _BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8)))
 _SYNC = re.compile(b"\xff[\xf8\xf9]")
-# Two bytes like a frame's occur once in 32 kB of any data. More than this, and the rest is unread.
+# In random data, two bytes that look like a frame's occur once in 32 kB. After more than this many,
+# the rest is not read.
 _MOST_SYNCS = 100_000
 _STREAMINFO = slice(18, 26)  # rate 20 bits, channels 3, width 5, samples 36
 _SAMPLES = (1 << 36) - 1
@@ -31,7 +33,7 @@ _SAMPLES = (1 << 36) - 1
 
 @dataclass(frozen=True, slots=True)
 class FlacLayout:
-    """`width` in bits a sample."""
+    """`width` is in bits for each sample."""
 
     rate: int
     channels: int
@@ -40,8 +42,9 @@ class FlacLayout:
 
 @dataclass(frozen=True, slots=True)
 class FlacFrame:
-    """`number`: of the first sample, or of the frame where all are equally long; `step` is what the
-    next one's number is above it. A field of `layout` is 0 where the frame leaves it open."""
+    """`number` is the number of the first sample, or of the frame if all frames have the same
+    length; `step` is the distance to the next frame's number. A field of `layout` is 0 where the
+    frame does not give it."""
 
     number: int
     step: int
@@ -50,8 +53,8 @@ class FlacFrame:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`data` has a STREAMINFO that agrees with its frames and gives no length: libFLAC then reads
-    to the end. `claim`: the samples it promised, 0 for none."""
+    """`data` has a STREAMINFO that agrees with its frames and gives no length, so that libFLAC
+    reads to the end. `claim`: the number of samples that the original gave, 0 if none."""
 
     data: bytes
     claim: int
@@ -60,8 +63,8 @@ class Judged:
 
 
 def judged(data: bytes, field: str) -> Judged | None:
-    """None for a file without a STREAMINFO in front, which is libFLAC's to refuse. Raises BadInput
-    where the layout changes on the way."""
+    """The file with a corrected STREAMINFO. None for a file that does not begin with a STREAMINFO;
+    libFLAC refuses it. Raises BadInput where the layout changes within the file."""
     if len(data) < 42 or data[4] & 0x7F:
         return None
     bits = int.from_bytes(data[_STREAMINFO], "big")
@@ -75,7 +78,7 @@ def judged(data: bytes, field: str) -> Judged | None:
 
 
 def _agreed(data: bytes, claimed: FlacLayout, field: str) -> tuple[FlacLayout, bool]:
-    """(the layout of all frames, whether one is missing between them)."""
+    """(the layout of all frames, whether a frame is missing between them)."""
     found: FlacLayout | None = None
     gap = False
     for frame, follows in _sequence(_frames(data)):
@@ -97,8 +100,9 @@ def _agreed(data: bytes, claimed: FlacLayout, field: str) -> tuple[FlacLayout, b
 
 
 def _sequence(frames: Iterator[FlacFrame]) -> Iterator[tuple[FlacFrame, bool]]:
-    """(frame, whether it follows the one before it). Compressed sound can look like a frame, but
-    hardly like the stream's own a few numbers on, nor like two in a row."""
+    """(frame, whether it follows the one before it). Compressed sound can look like a frame. It
+    hardly ever has a number shortly after the last one, or is followed by a second frame that
+    fits."""
     last: FlacFrame | None = None
     stray: FlacFrame | None = None
     for frame in frames:
@@ -118,7 +122,7 @@ def _is_later(frame: FlacFrame, last: FlacFrame) -> bool:
     return frame.layout == last.layout and last.step < ahead <= _MOST_MISSING * last.step
 
 
-_MOST_MISSING = 64  # frames that one gap may have to be seen by a single frame behind it
+_MOST_MISSING = 64  # largest gap, in frames, after which a single frame is accepted
 
 
 def _frames(data: bytes) -> Iterator[FlacFrame]:
@@ -131,7 +135,7 @@ def _frames(data: bytes) -> Iterator[FlacFrame]:
 
 
 def header(head: bytes) -> FlacFrame | None:
-    """The header at the beginning of 16 bytes; None where its checksum is not right."""
+    """The frame header at the beginning of 16 bytes; None if its checksum is wrong."""
     if len(head) < 6 or head[3] & 1:
         return None
     block, rate = head[2] >> 4, head[2] & 15
@@ -156,7 +160,7 @@ def header(head: bytes) -> FlacFrame | None:
 
 
 def _coded_bytes(first: int) -> int:
-    """Bytes of a number coded as UTF-8 codes characters, up to seven; 0 for a byte within one."""
+    """Length of a number in UTF-8-like coding, up to seven bytes; 0 for a continuation byte."""
     ones = 8 - (first ^ 0xFF).bit_length()
     return 0 if ones in (1, 8) else max(1, ones)
 

@@ -1,5 +1,5 @@
-"""Names formats that are not decoded here, by their first bytes, with the command that converts
-them. The reason code of such a refusal is the format's own, so that refusals count per format."""
+"""Names formats that this package does not decode, by their first bytes, with the command that
+converts them. Each has its own reason code, so that refusals can be counted by format."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _HEAD_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """`code` ends the reason; `name` is for people. `plain`: text can begin like this, so it counts
-    only in binary content or in a part that is not declared as text."""
+    """`code` ends the reason; `name` is for the message. `plain`: a text can begin like this, so
+    the format counts only in binary content or in a part that is not declared as text."""
 
     code: str
     name: str
@@ -45,7 +45,8 @@ def _matches(pattern: bytes) -> Callable[[bytes], bool]:
 
 
 def _brand(*brands: bytes) -> Callable[[bytes], bool]:
-    """An ISO base media file of one of these brands, the major one or, for a generic one, any."""
+    """Matches an ISO base media file of one of these brands: the major brand, or any brand if the
+    major one is generic."""
 
     def check(head: bytes) -> bool:
         if head[4:8] != b"ftyp":
@@ -61,7 +62,7 @@ def _brand(*brands: bytes) -> Callable[[bytes], bool]:
 
 _GENERIC = (b"mif1", b"msf1", b"miaf", b"isom", b"iso2", b"mp41", b"mp42")
 
-# The first that matches counts.
+# The first match counts.
 _KNOWN: tuple[tuple[Callable[[bytes], bool], Foreign], ...] = (
     (_brand(b"avif", b"avis"), Foreign("AVIF", "an AVIF picture", _PICTURE)),
     (
@@ -136,8 +137,8 @@ _KNOWN: tuple[tuple[Callable[[bytes], bool], Foreign], ...] = (
 
 
 def named(data: bytes, kind: Modality | None) -> Foreign | None:
-    """What the content is; None when it is not known here either. `kind` is what the caller
-    declared."""
+    """The format of the content; None if it is unknown here too. `kind` is the modality that the
+    caller declared."""
     start = behind_tags(data)
     head = data[start : start + _HEAD_BYTES] if start < len(data) else b""
     text_like = kind is None and b"\0" not in data[:_HEAD_BYTES]

@@ -1,5 +1,5 @@
-"""How many pictures a file holds, of which the first is used: counted from its structure, in a
-bounded number of steps, without decoding any."""
+"""Counts the pictures in a file, of which only the first is used. The count comes from the
+structure of the file, in a bounded number of steps, without decoding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from PIL import Image
 
 from pipelines.media.work import colour_table_bytes
 
-MOST_STEPS = 400_000  # blocks of a GIF, directories of a TIFF; all together
+MOST_STEPS = 400_000  # blocks of a GIF or directories of a TIFF, in all
 
 
 def count(image: Image.Image, data: bytes, format: str) -> int:
-    """`image` is open. At least 1; a file of more steps than MOST_STEPS counts what they reach."""
+    """The number of pictures, at least 1; for a file with more than MOST_STEPS steps, the number
+    found until then. `image` is open."""
     if format == "GIF":
         return max(1, _gif(data))
     if format == "TIFF":
@@ -37,7 +38,7 @@ def _gif(data: bytes) -> int:
             continue
         else:
             return found
-        # Sub-blocks follow, up to one of size 0.
+        # Sub-blocks follow; the last one has size 0.
         while steps < MOST_STEPS:
             steps += 1
             size = data[at : at + 1]

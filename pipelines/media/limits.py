@@ -1,4 +1,4 @@
-"""The limits of what one row may send, and the results of decoding."""
+"""The limits on what one row may send, and the types of decoded parts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipelines.bundle import parameters
 class InputLimits:
     """The most one row may send. Checked before memory is allocated wherever a header allows it.
 
-    Part of the bundle, because a limit decides which inputs the model sees. A server's own limits
-    on parts and bytes of text have the same defaults (tests/pipelines/test_limits.py).
+    The limits are part of the bundle, because they decide which inputs the model gets. A server's
+    own limits on parts and bytes of text have the same defaults (tests/pipelines/test_limits.py).
     `jpeg_draft_px` is 0 (off), or the side in pixels down to which the JPEG decoder may scale while
     decoding: faster, and up to 14 of 255 levels away from the exact pixels.
     """
@@ -37,7 +37,7 @@ class InputLimits:
     max_audio_rate: int = 192_000
     max_audio_channels: int = 8
     max_audio_values: int = 24_000_000  # frames times channels: 96 MB as float32
-    max_audio_peak: float = 16.0  # full scale is 1; beyond this the samples are not scaled at all
+    max_audio_peak: float = 16.0  # full scale is 1; above this the samples were not scaled to it
     min_audio_rms_dbfs: float = -90.0  # below the noise of 16-bit audio there is no signal
 
     @classmethod
@@ -46,7 +46,7 @@ class InputLimits:
         return parameters.read(cls, values, "limits")
 
 
-# What was wrong with a part that was used all the same; each with the sentence for people.
+# The warnings about a part that was used anyway, each with its message.
 LENGTH_UNKNOWN = "LENGTH_UNKNOWN"
 LENGTH_WRONG = "LENGTH_WRONG"
 HEADER_WRONG = "HEADER_WRONG"
@@ -67,7 +67,7 @@ WARNINGS: Mapping[str, str] = {
     SCANS_MISSING: "scans of a progressive picture are missing; it is less sharp than intended",
 }
 
-# Those with which some of the part may be missing; with the others everything was used.
+# Warnings after which some of the part may be missing; after the others everything was used.
 INCOMPLETE = frozenset((NO_END, DAMAGED, PAGES_MISSING, SCANS_MISSING))
 
 DEFAULT = InputLimits()

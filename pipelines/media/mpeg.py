@@ -2,8 +2,8 @@
 
 libmpg123 takes the length from the Xing header, or estimates it from the size of the file. An
 estimate that is too short loses the end of the sound without an error; one that is too long makes a
-complete file look cut. So the frames are counted here, and a header with the true count is put in
-front of a file whose own is missing or wrong.
+complete file look cut. So this module counts the frames, and puts a header with the true count in
+front of a file whose own header is missing or wrong.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _KBITS = {
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _SYNC = re.compile(b"\xff[\xe2-\xff]")
-_SEARCH_BYTES = 1 << 16  # of damage that is skipped in one file, all places together
+_SEARCH_BYTES = 1 << 16  # damaged bytes that are skipped in one file, in all
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
-_IN_A_ROW = 3  # frames of another kind in a row are another stream, and not damage
-_MARGIN = 8  # frames beyond the limit: enough to be over it whatever padding is taken off
-_XING_BYTES = 64  # header, side information and our Xing header fit into a frame of this size
+_IN_A_ROW = 3  # this many frames of another kind in a row are another stream, not damage
+# Frames counted beyond the limit, so that the sum exceeds it whatever padding is removed.
+_MARGIN = 8
+# Header, side information and the Xing header written here fit into a frame of this size.
+_XING_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One header. `key` is equal for all frames of a stream."""
+    """One frame header. `key` is equal for all frames of a stream."""
 
     key: tuple[int, int, bool]
     version: int
@@ -43,7 +45,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """`data` has the true count of frames in front. `samples` a channel, at `rate` hertz."""
+    """`data` begins with a header that has the true number of frames. `samples` is for each
+    channel, at `rate` hertz."""
 
     data: bytes
     samples: int
@@ -53,19 +56,19 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    count: int  # frames, a header frame among them
-    first: int  # where the first one begins
-    end: int  # where the last whole one ends
+    count: int  # number of frames, a header frame included
+    first: int  # where the first frame begins
+    end: int  # where the last complete frame ends
     damaged: bool
-    cut: bool = False  # another one begins there, and the file ends in it
-    changed: bool = False  # frames of another rate or number of channels begin there
+    cut: bool = False  # another frame begins there, and the file ends inside it
+    changed: bool = False  # frames with another rate or number of channels begin there
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What a Xing, Info or VBRI frame claims; 0: nothing. `trimmed`: samples that its encoder put
-    before and behind the sound, which a decoder takes off. `silent`: its side information is zero;
-    libmpg123 does not see a header in a frame of any other, and then estimates the length."""
+    """The claims of a Xing, Info or VBRI frame; 0: not given. `trimmed`: samples that the encoder
+    added before and after the sound, which a decoder removes. `silent`: the side information is
+    zero; libmpg123 recognises a header only in such a frame, and otherwise estimates the length."""
 
     frames: int
     bytes: int
@@ -73,14 +76,14 @@ class _Header:
     silent: bool = True
 
     def holds(self, count: int, frame: Frame) -> bool:
-        """For so many frames. More than a decoder's delay and three frames is never taken off: LAME
-        writes 576 samples and at most two frames."""
+        """Whether libmpg123 can use this header for `count` frames. A decoder never removes more
+        than its delay and three frames: LAME adds 576 samples and at most two frames."""
         return self.silent and self.frames == count and self.trimmed <= 3 * frame.samples + 1105
 
 
 def counted(data: bytes, field: str, most_s: float) -> Counted:
-    """`data` begins behind any ID3v2 tag. Counts at most `most_s` seconds of frames. Raises
-    BadInput for a file that was cut, or that holds no frames."""
+    """Counts the frames. `data` begins behind any ID3v2 tag. At most `most_s` seconds of frames are
+    counted. Raises BadInput for a file that was cut, or that holds no frames."""
     start = _first_frame(data)
     if start is None:
         raise BadInput(
@@ -127,8 +130,8 @@ def counted(data: bytes, field: str, most_s: float) -> Counted:
 
 
 def _is_short(header: _Header | None, count: int, size: int) -> bool:
-    """Fewer frames than promised. Some encoders count the header as a frame: then their count of
-    bytes is complete."""
+    """Whether the file has fewer frames than its header gives. Some encoders count the header as a
+    frame: then their count of bytes is complete."""
     if header is None or header.frames <= count:
         return False
     return not (header.frames == count + 1 and 0 < header.bytes <= size)
@@ -149,7 +152,8 @@ def _frame(data: bytes, at: int) -> Frame | None:
 
 
 def _first_frame(data: bytes) -> int | None:
-    """Where a frame begins that another one follows, or that ends the file."""
+    """Where the first frame begins that is followed by another frame of its stream, by a tag, or by
+    the end of the file."""
     for found in _SYNC.finditer(data, 0, _SEARCH_BYTES):
         at = found.start()
         frame = _frame(data, at)
@@ -187,7 +191,8 @@ def _walk(data: bytes, start: int, first: Frame, most: int) -> _Walk:
 
 
 def _begins(data: bytes, at: int, frame: Frame) -> bool:
-    """Whether frames like this one go on from it. So many are not by chance."""
+    """Whether several frames of this kind follow one another from here; that does not happen by
+    chance."""
     for _ in range(_IN_A_ROW):
         found = _frame(data, at)
         if found is None or found.key != frame.key or not found.size:
@@ -197,7 +202,7 @@ def _begins(data: bytes, at: int, frame: Frame) -> bool:
 
 
 def _resume(data: bytes, at: int, first: Frame, budget: int) -> int | None:
-    """Where the stream goes on behind damage."""
+    """Where the stream continues after damage."""
     for found in _SYNC.finditer(data, at + 1, at + max(0, budget)):
         frame = _frame(data, found.start())
         if frame is None or frame.key != first.key or not frame.size:
@@ -215,7 +220,8 @@ def _header(frame: bytes) -> _Header | None:
             flags, *values = struct.unpack_from(">III", frame, at + 4)
             frames = values.pop(0) if flags & 1 else 0
             size = values.pop(0) if flags & 2 else 0
-            # With a checksum (lowest bit of the second byte is 0) two bytes of it come first.
+            # With a checksum (lowest bit of the second byte is 0), two bytes of checksum come
+            # first.
             silent = not any(frame[4 if frame[1] & 1 else 6 : at])
             return _Header(frames, size, _trimmed(frame, at, flags), silent)
     at = frame.find(b"VBRI", 4, 64)
@@ -226,8 +232,8 @@ def _header(frame: bytes) -> _Header | None:
 
 
 def _trimmed(frame: bytes, xing: int, flags: int) -> int:
-    """Delay and padding, 12 bits each, behind the fields that `flags` names and 21 bytes of the
-    encoder's own (LAME's "MP3 Info Tag")."""
+    """Delay plus padding in samples, 12 bits each. They come after the fields that `flags` names
+    and 21 bytes of the encoder's own (LAME's "MP3 Info Tag")."""
     at = xing + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2 + 21
     if at + 3 > len(frame):
         return 0
@@ -236,7 +242,7 @@ def _trimmed(frame: bytes, xing: int, flags: int) -> int:
 
 
 def _xing(header: bytes, frame: Frame, count: int, size: int) -> bytes:
-    """A frame of silence that carries the count."""
+    """A silent frame with the count in its header."""
     kbits = _KBITS[frame.version]
     index, length = next(
         (i, n)

@@ -1,7 +1,7 @@
-"""Unicode NFC in time that grows with the length of the text, whatever is in it.
+"""Unicode NFC in a time that grows with the length of the text, whatever the text contains.
 
-The standard library orders a run of combining marks by insertion, which is quadratic: 60,000 marks
-on one letter, 120 kB, took 11 s.
+The standard library orders a run of combining marks by insertion, which takes quadratic time:
+60,000 marks on one letter, 120 kB, took 11 s.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import unicodedata
 from operator import itemgetter
 
-LONG_RUN = 32  # marks; writing systems need at most a few (UAX 15 limits a stream-safe run to 30)
+LONG_RUN = 32  # marks; writing systems use only a few (UAX 15 limits a stream-safe run to 30)
 
 
 def nfc(text: str) -> str:
-    """The same as unicodedata.normalize("NFC", text)."""
+    """Equal to unicodedata.normalize("NFC", text)."""
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", ordered(text) if _has_long_run(text) else text)
 
 
 def ordered(text: str) -> str:
-    """Decomposed, with each run of marks in canonical order, so that nothing is left to sort."""
+    """The text decomposed, with each run of marks in canonical order, so that NFC has nothing left
+    to sort."""
     pieces: list[str] = []
     run: list[tuple[int, str]] = []
     for character in text:
@@ -37,7 +38,8 @@ def ordered(text: str) -> str:
 
 
 def _sorted(run: list[tuple[int, str]]) -> list[str]:
-    return [piece for _, piece in sorted(run, key=itemgetter(0))]  # marks of one rank keep order
+    # Marks of equal rank keep their order.
+    return [piece for _, piece in sorted(run, key=itemgetter(0))]
 
 
 def _has_long_run(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The streams of an Ogg file (RFC 3533): its links one by one, each with a proper end.
+"""Splits an Ogg file (RFC 3533) into its links, each with a correct end.
 
 libsndfile reads the first link of a chain and stops, refuses an Opus stream without the
 end-of-stream flag, and does not report missing pages.
@@ -17,7 +17,7 @@ from pipelines.media.limits import DAMAGED, NO_END, PAGES_MISSING
 _MOST_LINKS = 64
 _PAGES_A_SECOND = 400  # one for each packet of 2.5 ms, the shortest of Opus
 _BOS, _EOS = 2, 4
-# What else lies in Ogg files, by the first bytes of a stream's first packet.
+# Other codecs in Ogg files, by the first bytes of a stream's first packet.
 _FOREIGN = {
     b"\x7fFLAC": ("OGG_FLAC", "FLAC in an Ogg file"),
     b"Speex   ": ("SPEEX", "a Speex voice recording"),
@@ -27,7 +27,7 @@ _FOREIGN = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`sound`: its checksum is right. libogg drops any other page without an error."""
+    """`sound`: its checksum is correct. libogg drops any other page without an error."""
 
     at: int
     end: int
@@ -66,7 +66,8 @@ def links(data: bytes, field: str, most_s: float) -> tuple[list[bytes], str]:
 
 
 def _refuse_foreign(data: bytes, group: list[Page], field: str) -> None:
-    """Raises BadInput for a link of another codec, counted per format as those of foreign.py."""
+    """Raises BadInput for a link of another codec, with a reason code of its own as in
+    foreign.py."""
     for page in group:
         if not page.flags & _BOS:
             return
@@ -96,8 +97,8 @@ def _pages(data: bytes) -> Iterator[Page]:
 
 
 def _gaps(groups: list[list[Page]]) -> str:
-    """Whether a page is missing between two of the same stream; whether one comes again, or behind
-    the end of its stream, or behind bytes of no page."""
+    """A warning: PAGES_MISSING if a page is missing within a stream; DAMAGED if a page is repeated,
+    follows the end of its stream, or follows bytes that belong to no page; else ""."""
     for group in groups:
         last: dict[int, Page] = {}
         for before, page in zip((None, *group), group, strict=False):
@@ -128,7 +129,8 @@ _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def _checksum(page: bytes) -> int:
-    """RFC 3533's: that of zlib with every bit order turned around, from 0."""
+    """The checksum of RFC 3533: zlib's CRC-32 with the bit order of bytes and result reversed,
+    starting from 0."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
 

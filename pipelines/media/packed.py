@@ -1,7 +1,6 @@
-"""Parts, and what they decode to, as plain values and one block of bytes: for a decoder in another
-process. What comes from there is checked as a stranger's, because a decoder that was taken over by
-a picture can send anything.
-"""
+"""Packs parts and decoded values as plain values and one block of bytes, for a decoder in another
+process. The values it sends back are not trusted: a picture may exploit a decoder, which can then
+send anything."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from pipelines.media.limits import WARNINGS, DecodedAudio, DecodedImage
 from pipelines.types import Part, PcmFormat
 
 Values = dict[str, Any]  # JSON can hold them
-LONGEST_NAME = 64  # of a format, codec or colour mode
+LONGEST_NAME = 64  # characters of a format, codec or colour mode
 
 _IMAGE = {
     "format": str,
@@ -31,7 +30,7 @@ _AUDIO = {"sample_rate": int, "codec": str, "payload_bytes": int, "warning": str
 
 
 def part_values(part: Part) -> Values:
-    """All but the content."""
+    """All fields of a part but its content."""
     return {
         "kind": part.kind,
         "mime": part.mime,
@@ -46,7 +45,7 @@ def part_of(values: Values, data: bytes) -> Part:
 
 
 def pack(decoded: Decoded) -> tuple[Values, NDArray[Any] | bytes]:
-    """(values, the block that goes with them)."""
+    """(values, the block that belongs to them)."""
     if isinstance(decoded, str):
         encoded = decoded.encode()
         return {"type": "text", "size": len(encoded)}, encoded
@@ -61,8 +60,8 @@ def pack(decoded: Decoded) -> tuple[Values, NDArray[Any] | bytes]:
 
 
 def size_of(values: Values) -> int:
-    """Bytes of the block that belongs to these values. Raises ValueError for what `pack` never
-    makes."""
+    """Size in bytes of the block that belongs to these values. Raises ValueError for values that
+    `pack` never makes."""
     kind = values.get("type")
     if kind == "text":
         return _whole(values, "size")
@@ -80,7 +79,8 @@ def size_of(values: Values) -> int:
 
 
 def unpack(values: Values, block: memoryview) -> Decoded:
-    """`block` is what `size_of` asks for; arrays are views of it. Raises ValueError."""
+    """The decoded part. `block` has the size that `size_of` gives; arrays are views of it. Raises
+    ValueError."""
     if len(block) != size_of(values):
         raise ValueError("the block has another size")
     if values["type"] == "text":

@@ -1,8 +1,8 @@
-"""How many bytes of samples a WAV or AIFF really holds, whatever its size fields claim.
+"""Counts the bytes of samples that a WAV or AIFF really holds, whatever its size fields claim.
 
-A writer that could not seek back leaves a placeholder in the size fields, and the samples go on to
-the end of the file. libsndfile believes a claim of 0, and shortens a file without an error when the
-claim is too large. So the claim is judged here, and written again where it was a placeholder.
+A writer that could not seek back leaves a placeholder in the size fields, and the samples continue
+to the end of the file. libsndfile believes a claim of 0, and silently shortens a file whose claim
+is too large. So this module checks the claim, and replaces a placeholder by the true size.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipelines.errors import BadInput
 from pipelines.media import wave_layout
 from pipelines.media.limits import DAMAGED, HEADER_WRONG, LENGTH_UNKNOWN, LENGTH_WRONG
 
-PLACEHOLDER = 0x7FFF0000  # from here on a size is a placeholder: no part is 2 GiB
+PLACEHOLDER = 0x7FFF0000  # from this size on the field is a placeholder, as no part has 2 GiB
 _RF64_UNKNOWN = 1 << 40
 
 
-_MOST_CHUNKS = 64  # in front of the samples, of a file that Python reads itself
-# What writers put in front of the samples, besides their layout.
+_MOST_CHUNKS = 64  # most chunks before the samples in a file that Python reads itself
+# Chunks that writers put before the samples, besides the layout.
 _USUAL = frozenset(
     (b"LIST", b"fact", b"bext", b"JUNK", b"junk", b"PEAK", b"iXML", b"id3 ", b"cue ")
 )
@@ -38,8 +38,8 @@ class Pcm16:
 
 
 def pcm16(data: bytes) -> Pcm16 | None:
-    """The layout of a WAV of 16-bit samples whose sizes agree. None for any other file, which is
-    libsndfile's to read; found in a few steps."""
+    """The layout of a WAV of 16-bit samples whose sizes agree, found in a few steps. None for any
+    other file, which libsndfile reads."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
     layout, stated = (0, 0, 0, 0, 0, 0), 0
@@ -71,16 +71,16 @@ def _pcm16(data: bytes, at: int, size: int, layout: tuple[int, ...]) -> Pcm16 | 
     usual = tag == 1 and bits == 16 and channels > 0 and rate > 0 and frame == 2 * channels
     usual = usual and byte_rate == rate * frame
     whole = usual and 0 < size <= len(data) - at and size % frame == 0
-    if not whole or data.find(b"data", at + size) >= 0:  # samples in two places
+    if not whole or data.find(b"data", at + size) >= 0:  # there are samples in two places
         return None
     return Pcm16(rate, channels, at, size)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """`at` is the first byte of samples, `claim` their size by the header. `layout` and `stated`
-    are those of a WAV: the fields of its `fmt ` chunk, and the samples a channel that another chunk
-    counts. `held` is of an AIFF: the bytes of samples that its layout announces. 0 for none."""
+    """`at` is the first byte of samples, `claim` their size by the header. For a WAV, `layout` has
+    the fields of its `fmt ` chunk, and `stated` the samples for each channel that another chunk
+    gives. For an AIFF, `held` has the bytes of samples that its layout gives. 0: not given."""
 
     little: bool
     at: int
@@ -91,12 +91,13 @@ class Chunks:
 
 
 def chunks(data: bytes, format: str) -> Chunks | None:
-    """`format` is WAV or AIFF. None where there are no samples, which libsndfile refuses."""
+    """The chunks of a WAV or AIFF (`format`). None if there are no samples; libsndfile refuses such
+    a file."""
     return _wav(data) if format == "WAV" else _aiff(data)
 
 
 def mp3(data: bytes) -> slice | None:
-    """Where the frames are of an MP3 in a WAV, whose own layout says nothing of them."""
+    """Where the frames are in a WAV that contains an MP3: its layout does not describe them."""
     found = False
     for name, at, size in _walk(data, "<"):
         if name == b"fmt ":
@@ -133,13 +134,13 @@ def completed(data: bytes, found: Chunks, field: str) -> tuple[bytes, str]:
     )
 
 
-_SSND_HEAD = 8  # offset and block size, in front of the samples
+_SSND_HEAD = 8  # offset and block size, before the samples
 
 
 def _length(found: Chunks) -> str:
-    """A warning where another chunk counts other samples than there are. Of ADPCM the last block
-    may be filled up. Some writers count the samples of all channels; libsndfile divides those of
-    IMA ADPCM by the channels."""
+    """LENGTH_WRONG if another chunk gives a number of samples that the file does not have. In ADPCM
+    the last block may be padded. Some writers count the samples of all channels; libsndfile divides
+    the count of IMA ADPCM by the channels."""
     layout = found.layout
     if found.held:
         size = found.claim - _SSND_HEAD
@@ -154,10 +155,9 @@ def _length(found: Chunks) -> str:
 
 
 def _broken_blocks(data: bytes, found: Chunks) -> bool:
-    """Whether a block of ADPCM begins with a state that no encoder can be in: libsndfile goes on
-    from another one without an error. The layouts are those of Microsoft's "Multimedia Data
-    Standards Update" (1994): IMA has 89 steps, Microsoft's own codec as many predictors as its
-    header lists."""
+    """Whether a block of ADPCM begins with a state that no encoder can produce. libsndfile would
+    continue from another state, without an error. The layouts are in Microsoft's "Multimedia Data
+    Standards Update" (1994): IMA has 89 steps, Microsoft's own codec seven standard predictors."""
     layout = found.layout
     if layout is None or layout.tag not in (wave_layout.MS_ADPCM, wave_layout.IMA_ADPCM):
         return False
@@ -165,7 +165,7 @@ def _broken_blocks(data: bytes, found: Chunks) -> bool:
     if block < 7 * channels:
         return False
     body = data[found.at : found.at + found.claim]
-    if layout.tag == wave_layout.IMA_ADPCM:  # the byte behind the step is reserved, and 0
+    if layout.tag == wave_layout.IMA_ADPCM:  # the byte after the step is reserved, and is 0
         steps = [body[4 * c + 2 :: block] for c in range(channels)]
         zeros = [body[4 * c + 3 :: block] for c in range(channels)]
         return _above(steps, 88) or _above(zeros, 0)
@@ -204,12 +204,12 @@ def _aiff(data: bytes) -> Chunks | None:
     return None
 
 
-# Each sample in whole bytes: those of an AIFC too, where its order or its kind is another.
+# Codecs whose samples take whole bytes; in an AIFC their byte order or type may differ.
 _UNPACKED = frozenset((b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64"))
 
 
 def _aiff_bytes(body: bytes, compressed: bool) -> int:
-    """Bytes of samples that the layout announces; 0 where that is not known."""
+    """Bytes of samples that the layout gives; 0 if that is not known."""
     if len(body) < 18 or (compressed and body[18:22] not in _UNPACKED):
         return 0
     channels, frames, bits = struct.unpack_from(">HIH", body)
@@ -218,8 +218,8 @@ def _aiff_bytes(body: bytes, compressed: bool) -> int:
 
 
 def _unfinished(data: bytes, found: Chunks) -> bool:
-    """Samples behind a claim of 0. A chain of chunks to the end of the file is a sound that is
-    really empty."""
+    """Whether there are samples after a claim of 0. If a chain of chunks continues to the end of
+    the file, the sound is really empty."""
     layout, at = ("<4sI" if found.little else ">4sI"), found.at
     while at + 8 <= len(data):
         name, size = struct.unpack_from(layout, data, at)
@@ -230,8 +230,8 @@ def _unfinished(data: bytes, found: Chunks) -> bool:
 
 
 def _claim_holds_header(data: bytes, found: Chunks) -> bool:
-    """The claim passes the end of the whole file as the first size field has it, by less than the
-    header, and the file reaches that end: the writer counted its header as samples."""
+    """Whether the writer counted its header as samples. Then the claim ends less than a header
+    beyond the end of the file as the first size field gives it, and the file reaches that end."""
     whole = int.from_bytes(data[4:8], "little" if found.little else "big")
     beyond = found.at + found.claim - (whole + 8)
     return whole + 8 <= len(data) and 0 < beyond <= found.at

@@ -1,4 +1,5 @@
-"""Which modality and format a part is: by its MIME type, and by the first bytes of its content."""
+"""Recognises the modality and format of a part, by its MIME type and by the first bytes of its
+content."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ _MIME: Mapping[str, tuple[Modality, str]] = {
 def declared(mime: str) -> tuple[Modality, str] | None:
     """(modality, format or "" for any) that a MIME type declares; None when it declares nothing.
 
-    Raises KeyError for a type that nothing here decodes.
+    Raises KeyError for a type that this package does not decode.
     """
     name = mime.split(";")[0].strip().lower()
     if name in ("", "application/octet-stream", "binary/octet-stream"):
@@ -57,22 +58,23 @@ _MOST_TAGS = 16
 
 
 def behind_tags(data: bytes) -> int:
-    """Where the content begins behind ID3v2 tags, by their own sizes; beyond the end of a file
-    that was cut within one. Players skip the tag of any format, not of MP3 alone."""
+    """Where the content begins behind ID3v2 tags, by their own sizes. For a file that was cut
+    within a tag, the position is beyond its end. Players skip such a tag in any format, not only in
+    MP3."""
     at = 0
     for _ in range(_MOST_TAGS):
         if data[at : at + 3] != b"ID3" or at + 10 > len(data):
             break
         sizes = data[at + 6 : at + 10]
         if max(sizes) > 127:
-            break  # not a tag: its size has seven bits a byte
+            break  # not a tag, as a byte of its size has seven bits
         size = sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3]
         at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
     return at
 
 
 def sniff(data: bytes) -> tuple[Modality, str] | None:
-    """(modality, format) by the first bytes; None when they are not a media format we read."""
+    """(modality, format) by the first bytes; None for a format that this package does not read."""
     head = data[:16]
     if head.startswith(b"\xff\xd8\xff"):
         return ("image", "JPEG")

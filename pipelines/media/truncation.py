@@ -22,8 +22,8 @@ from pipelines.media.limits import NO_END, SCANS_MISSING
 def check_not_truncated(
     image: Image.Image, data: bytes, format: str, field: str, ended: bool = True
 ) -> str:
-    """`image` is loaded but not converted. `ended` is False for a JPEG whose end marker is ours.
-    Returns a warning or "". Raises BadInput."""
+    """Refuses a truncated image. `image` is loaded but not converted. `ended` is False if
+    `with_end` added the end marker of a JPEG. Returns a warning or "". Raises BadInput."""
     if format == "PNG":
         _check_png(image, data, field)
     elif format == "JPEG":
@@ -36,10 +36,11 @@ def check_not_truncated(
 
 
 def with_end(data: bytes, field: str) -> tuple[bytes, bool]:
-    """A JPEG with an end marker, and whether it had one of its own.
+    """A JPEG with an end marker, and whether it had its own.
 
     Raises BadInput when no scan begins within MOST_SEGMENTS: Pillow keeps every segment, and takes
-    10 s and 1 GB for 30 MB of empty ones."""
+    10 s and 1 GB for 30 MB of empty ones.
+    """
     scan = _first_scan(data)
     if scan is None:
         raise BadInput(
@@ -83,7 +84,7 @@ _ADAM7 = (  # first column, first row, column step, row step of each pass
 
 
 def _png_sizes(data: bytes) -> tuple[int, int]:
-    """(bytes the header requires, bytes the image data inflates to, counted up to that)."""
+    """(bytes the header requires, bytes the image data inflates to, counted up to the former)."""
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
     bits = depth * _CHANNELS[colour]
     expected = 0
@@ -106,7 +107,8 @@ _END = b"\xff\xd9"
 
 
 def _more(noise: bytes) -> bytes:
-    """Entropy-coded noise, once alone and once after each restart marker the decoder may want."""
+    """Entropy-coded noise, once alone and once after each restart marker that the decoder may
+    expect."""
     return noise + b"".join(bytes((0xFF, 0xD0 + i)) + noise for i in range(8))
 
 
@@ -126,7 +128,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield found[0][1], start + 2, at
 
 
-# Not a stuffed byte, nor a restart: those are within a scan.
+# Neither a stuffed byte nor a restart marker, as those are within a scan.
 _MARKER = re.compile(b"\xff[\x02-\xcf\xd8-\xfe]")
 _SOS, _PROGRESSIVE = 0xDA, 0xC2
 MOST_SEGMENTS = 20_000
@@ -141,7 +143,7 @@ def _first_scan(data: bytes) -> int | None:
 
 def _scans_complete(data: bytes) -> bool:
     """Whether a progressive JPEG has every coefficient of every component to its last bit. Other
-    kinds need no look: their pixels show what is missing."""
+    kinds are not checked, because their pixels show what is missing."""
     wanted: set[tuple[int, int]] = set()
     for marker, at, end in segments(data):
         body = data[at:end]
@@ -172,7 +174,8 @@ def cut_jpeg(image: Image.Image, field: str) -> BadInput:
 
 
 def _check_jpeg(image: Image.Image, data: bytes, field: str, ended: bool) -> None:
-    """Inserts more data before the end marker: only a decoder that ran short will use it."""
+    """Inserts more data before the end marker and decodes again: only a decoder that ran out of
+    data will use it."""
     if ended and not _may_be_fill(image):
         return
     end = data.rfind(_END)
@@ -199,8 +202,8 @@ def _differ(one: Image.Image, other: Image.Image) -> bool:
 
 
 def _may_be_fill(image: Image.Image) -> bool:
-    """Missing blocks have no coefficients, so they are mid-grey, apart from the neighbours' colour
-    that bleeds into the last pixel."""
+    """Whether the last pixel may belong to a missing block. Such a block has no coefficients, so it
+    is mid-grey, except for the neighbours' colour that bleeds into it."""
     if image.mode not in ("L", "RGB"):
         return True
     last = image.crop((image.width - 1, image.height - 1, image.width, image.height))

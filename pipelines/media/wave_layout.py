@@ -1,8 +1,10 @@
-"""Whether the fields of a WAV's layout agree with each other, and which of them are used if not.
+"""Checks whether the fields of a WAV's layout agree with each other, and decides which ones to use
+if not.
 
-Rate, channels, bits a sample, bytes a frame and bytes a second are five fields with two equations
-between them (Microsoft's "Multimedia Data Standards Update", 1994). One wrong field is recognised
-by the others. Where more are wrong players differ in what they play, so the file is refused.
+Rate, channels, bits for each sample, bytes for each frame and bytes for each second are five fields
+with two equations between them (Microsoft's "Multimedia Data Standards Update", 1994). The others
+identify one wrong field. If more are wrong, players differ in what they play, so the file is
+refused.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ _APART = 0.01
 
 @dataclass(frozen=True, slots=True)
 class WaveLayout:
-    """The `fmt ` chunk: `at` its first byte. `frame` bytes hold `samples` samples of each channel
-    (one, or for ADPCM a block of them). `used` bits of each sample carry sound."""
+    """The `fmt ` chunk; `at` is its first byte. `frame` bytes hold `samples` samples of each
+    channel: one sample, or for ADPCM a block of them. `used` bits of each sample carry sound."""
 
     at: int
     tag: int
@@ -35,8 +37,8 @@ class WaveLayout:
 
 
 def read(data: bytes, at: int, size: int) -> WaveLayout | None:
-    """The chunk whose body is at `at`. None for a codec without these equations, or one too short
-    to read: those are libsndfile's to judge."""
+    """The layout in the chunk whose body is at `at`. None for a codec without these equations, or
+    for a chunk that is too short: libsndfile judges those."""
     if size < 16 or at + size > len(data):
         return None
     tag, channels, rate, byte_rate, frame, bits = struct.unpack_from("<HHIIHH", data, at)
@@ -55,13 +57,13 @@ def read(data: bytes, at: int, size: int) -> WaveLayout | None:
 
 
 def agreed(data: bytes, layout: WaveLayout, field: str) -> tuple[bytes, WaveLayout, str]:
-    """(the file and its layout, with a repaired size of a frame where that was wrong, and a warning
-    or ""). Raises BadInput where it cannot be known how the samples lie."""
+    """(the file, its layout, a warning or ""). A wrong frame size is repaired in both. Raises
+    BadInput if the position of the samples cannot be determined."""
     usual = _usual_frame(layout)
-    # ffmpeg writes the bit rate of its encoder for ADPCM, whatever the rate of the sound is.
+    # For ADPCM, ffmpeg writes the bit rate of its encoder, whatever the rate of the sound is.
     wrong = layout.samples == 1 and not _near(layout.byte_rate, layout.rate * layout.frame)
     if layout.frame == usual:
-        wide = layout.used > layout.bits  # more bits than the sample has
+        wide = layout.used > layout.bits  # more bits are used than the sample has
         return data, layout, HEADER_WRONG if wrong or wide else ""
     if not _near(layout.byte_rate, layout.rate * usual / layout.samples):
         raise BadInput(
@@ -76,10 +78,10 @@ def agreed(data: bytes, layout: WaveLayout, field: str) -> tuple[bytes, WaveLayo
 
 
 def _usual_frame(layout: WaveLayout) -> int:
-    """Bytes of a frame by the other fields; of ADPCM, of a block of so many samples."""
-    if layout.tag == IMA_ADPCM:  # four bits a sample, behind one whole sample in four bytes
+    """Bytes of a frame by the other fields; for ADPCM, bytes of a block of that many samples."""
+    if layout.tag == IMA_ADPCM:  # four bits for each sample, after one whole sample in four bytes
         return layout.channels * (4 + layout.samples // 2)
-    if layout.tag == MS_ADPCM:  # behind two whole samples in seven bytes
+    if layout.tag == MS_ADPCM:  # after two whole samples in seven bytes
         return layout.channels * 7 + (layout.samples - 2) * layout.channels // 2
     return layout.channels * -(-layout.bits // 8)
 

@@ -1,8 +1,9 @@
-"""How much work decoding a part may be, judged by its structure before anything is decoded.
+"""Limits the work of decoding a part, from its structure and before anything is decoded.
 
-Sizes alone say little: a JPEG of 371 kB with 6,500 scans took 83 s. So the things that a decoder
-walks one by one are counted, in a bounded number of steps, and `cost_s` estimates the time from
-bytes and declared pixels, which decides how long a decoder may take (server/replica/decoding).
+Sizes alone are not enough: a JPEG of 371 kB with 6,500 scans took 83 s. So the elements that a
+decoder reads one by one are counted, in a bounded number of steps. `cost_s` estimates the time from
+bytes and declared pixels; the estimate decides how long a decoder may take
+(server/replica/decoding).
 """
 
 from __future__ import annotations
@@ -17,31 +18,34 @@ from pipelines.media.limits import InputLimits
 from pipelines.media.truncation import MOST_SEGMENTS, segments
 from pipelines.types import Part
 
-# Encoders write 1 to 15 scans; a scan without content costs .5 ns a pixel (measured).
+# Encoders write 1 to 15 scans; an empty scan costs 0.5 ns for each pixel (measured).
 MOST_SCANS = 100
 MOST_SCAN_PIXELS = 1_000_000_000  # pixels times scans
-MOST_PNG_CHUNKS = 65_536  # writers put 8 KiB or more into one; no part has more than 32 MiB
-# Blocks and bytes beside the first picture. Pillow joins comments one by one, which is quadratic.
+MOST_PNG_CHUNKS = 65_536  # writers put 8 KiB or more into one chunk; a part has at most 32 MiB
+# Blocks and bytes besides the first picture. Pillow joins comments one by one, which takes
+# quadratic time.
 MOST_GIF_EXTENSIONS = 1_000
 MOST_GIF_EXTENSION_BYTES = 4 << 20
-MOST_GIF_BLOCKS = 400_000  # of up to 255 bytes each
+MOST_GIF_BLOCKS = 400_000  # each has up to 255 bytes
 MOST_TIFF_ENTRIES = 4_096
-MOST_TIFF_VALUES = 65_536  # of one entry, such as the offsets of the strips
-MOST_FLAC_BLOCKS = 1_000  # of metadata
+MOST_TIFF_VALUES = 65_536  # values in one entry, such as the offsets of the strips
+MOST_FLAC_BLOCKS = 1_000  # blocks of metadata
 
-# What decoding costs at most on a slow core, from measurements of each format (docs/benchmarks.md):
-# 25 megapixels of WebP 0.72 s, of progressive JPEG 0.54 s; 300 s of Opus 1.06 s.
+# The most that decoding costs on a slow core, from measurements of each format
+# (docs/benchmarks.md): 25 megapixels of WebP 0.72 s, of progressive JPEG 0.54 s; 300 s of Opus 1.06
+# s.
 S_PER_BYTE = 30e-9
 S_PER_PIXEL = 20e-9
 S_PER_AUDIO_SECOND = 4e-3
-LOWEST_AUDIO_BYTES_S = 2_000  # bytes a second of the sparsest usual sound
-_HEADER_BYTES = 1 << 18  # a JPEG whose size comes later counts as one of the largest size
+LOWEST_AUDIO_BYTES_S = 2_000  # bytes a second of the most compressed ordinary sound
+# A JPEG whose size comes after this many bytes counts as one of the largest allowed size.
+_HEADER_BYTES = 1 << 18
 _WALKED_CHUNKS = 64
 
 
 def check(data: bytes, format: str, field: str, pixels: int = 0) -> None:
-    """`format` as found by sniff; `pixels` as declared. Raises BadInput with the count and the
-    limit."""
+    """Refuses a part that takes too much work. `format` as found by sniff; `pixels` as declared.
+    Raises BadInput with the count and the limit."""
     if format == "JPEG":
         _check_jpeg(data, field, pixels)
     elif format == "PNG":
@@ -56,8 +60,8 @@ def check(data: bytes, format: str, field: str, pixels: int = 0) -> None:
 
 
 def cost_s(data: bytes, limits: InputLimits) -> float:
-    """Seconds of one core that decoding this part takes at most if it is an ordinary one: from its
-    size and what its header declares, in a few steps. An unknown format counts by its bytes."""
+    """The most seconds of one core that decoding this part takes if it is an ordinary one, from its
+    size and the declarations in its header. An unknown format counts by its bytes."""
     start = sniff.behind_tags(data)
     found = sniff.sniff(data[start : start + 16] if start else data)
     cost = len(data) * S_PER_BYTE
@@ -72,20 +76,20 @@ def cost_s(data: bytes, limits: InputLimits) -> float:
 
 
 def plain(part: Part) -> bool:
-    """Whether only Python and NumPy read it: text, raw samples, a usual WAV."""
+    """Whether only Python and NumPy read this part: text, raw samples, an ordinary WAV."""
     if isinstance(part.data, str) or part.kind == "text" or part.pcm is not None:
         return True
     return riff.pcm16(part.data) is not None
 
 
 def declared_pixels(data: bytes, format: str) -> int | None:
-    """Width x height by the header; None where that is not near the beginning of the file."""
+    """Width x height from the header; None if that is not near the beginning of the file."""
     size = declared_size(data, format)
     return None if size is None else size[0] * size[1]
 
 
 def declared_size(data: bytes, format: str) -> tuple[int, int] | None:
-    """(width, height) by the header; None where that is not near the beginning of the file."""
+    """(width, height) from the header; None if that is not near the beginning of the file."""
     size: tuple[int, int] | None = None
     if format == "JPEG":
         size = _jpeg_size(data)
@@ -174,7 +178,7 @@ class _Gif:
     blocks: int = 0
 
     def sub_blocks(self) -> int:
-        """Goes behind a chain of sub-blocks; returns its bytes."""
+        """Moves behind a chain of sub-blocks; returns their number of bytes."""
         start = self.at
         while self.at < len(self.data):
             size = self.data[self.at]
@@ -198,7 +202,7 @@ def _check_gif(data: bytes, field: str) -> None:
             walk.at += 2
             size += walk.sub_blocks()
             extensions += 1
-        else:  # Pillow steps over a byte it does not know
+        else:  # Pillow skips a byte it does not know
             walk.at += 1
             walk.blocks += 1
         if extensions > MOST_GIF_EXTENSIONS or size > MOST_GIF_EXTENSION_BYTES:
@@ -212,7 +216,7 @@ def _check_gif(data: bytes, field: str) -> None:
 
 
 def colour_table_bytes(packed: bytes) -> int:
-    """Bytes of the colour table that these flags of a GIF announce."""
+    """Bytes of the colour table, from these flags of a GIF."""
     return 3 << (packed[0] & 7) + 1 if packed and packed[0] & 0x80 else 0
 
 
@@ -231,7 +235,7 @@ def _check_tiff(data: bytes, field: str) -> None:
         if entry + 12 > len(data):
             return
         tag, kind, count = struct.unpack_from(order + "HHI", data, entry)
-        # Text and undefined bytes are one value to Pillow; numbers are one each.
+        # Pillow reads text and undefined bytes as one value, numbers as one value each.
         if kind not in (1, 2, 6, 7) and count > MOST_TIFF_VALUES:
             what = f"more than {MOST_TIFF_VALUES} values in the entry {tag}"
             raise _too_complex(field, what, _AS_IMAGE)
@@ -244,6 +248,6 @@ def flac_blocks(data: bytes) -> Iterator[int]:
     at = 4
     while at + 4 <= len(data):
         yield at
-        if data[at] & 0x80:  # the last one
+        if data[at] & 0x80:  # the last block
             return
         at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")

@@ -1,7 +1,7 @@
-"""Scaled-dot-product attention: the text stacks' own, and the encoders' through transformers.
+"""Scaled-dot-product attention for the text stacks, and for the encoders, which transformers calls.
 
-- text: columns that see exactly those before them need no mask, and keys are never repeated for the
-  heads that share them;
+- text: columns that attend to exactly the columns before them need no mask, and keys are never
+  repeated for the heads that share them;
 - encoders: all segments of a packed sequence in one call instead of a Python loop, registered with
   transformers under one name.
 
@@ -28,7 +28,8 @@ NAME = "trefoil_sdpa"
 # ("pack_vnni2 is only supported when avx512 is supported") where the kernels were limited to less.
 _FLASH_RAISES = os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 
-# How heads that share a key head find it: the kernel knows ("grouped"), or keys are copied.
+# How query heads that share a key head read it: the kernel supports it ("grouped"), or keys are
+# copied.
 Sharing = Literal["grouped", "repeated"]
 _GROUPED_SINCE: Final = (2, 6)  # before that release only some kernels took grouped heads
 # With more masked columns, the mask of all heads is larger than repeated keys.
@@ -38,19 +39,19 @@ FOLDED_COLUMNS: Final = 256
 def choose_sharing(
     device: torch.device, dtype: torch.dtype, version: str = torch.__version__
 ) -> tuple[Sharing, str]:
-    """(how shared key heads are read, reason)."""
+    """(how query heads read shared key heads, reason)."""
     release = tuple(int(part) for part in version.split(".")[:2])
     if release < _GROUPED_SINCE:
         return "repeated", f"torch {version} has no grouped heads in every kernel"
     if device.type == "cuda" and dtype == torch.float32:
-        # The flash kernel takes half precision only, and the others would fall back to plain
+        # The flash kernel takes half precision only, and the other kernels would fall back to plain
         # products of whole matrices.
         return "repeated", "no fast CUDA kernel takes grouped heads in float32: keys are repeated"
     where = "the flash kernel" if device.type == "cuda" else "torch's CPU kernel"
     return "grouped", f"{where} reads a key head for all heads that share it"
 
 
-# How runs of unequal length attend within themselves: by their lengths, or padded, with a mask.
+# How runs of unequal length attend within themselves: by their lengths, or padded and masked.
 Segmenting = Literal["varlen", "padded"]
 Varlen = Callable[..., torch.Tensor]
 _FLASH_SINCE: Final = (8, 0)  # compute capability
@@ -58,7 +59,7 @@ _FLASH_DTYPES: Final = (torch.float16, torch.bfloat16)
 
 
 def torch_varlen() -> Varlen | None:
-    """torch.nn.attention.varlen, where it takes a scale: since 2.11."""
+    """torch.nn.attention.varlen if it takes a scale (since torch 2.11), else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -100,9 +101,9 @@ def segments_here(device: torch.device, dtype: torch.dtype) -> tuple[Varlen | No
 class Visibility:
     """Which keys each column of a forward sees.
 
-    The first `causal` columns see one another as far as they come before, by `mask_causal` where
-    that is not the whole rule (additive, [B or 1, 1, causal, causal]). The columns after them see
-    all keys that `mask` admits (additive, [B or 1, 1, columns, keys]); None without such columns.
+    Each of the first `causal` columns sees those before it; `mask_causal` (additive, [B or 1, 1,
+    causal, causal]) gives the rule where it is a different one. The columns after them see all keys
+    that `mask` admits (additive, [B or 1, 1, columns, keys]); None without such columns.
     """
 
     causal: int
@@ -120,7 +121,7 @@ def attend_text(
 ) -> torch.Tensor:
     """query [B, heads, T, D], key and value [B, kv heads, keys, D] -> [B, T, heads * D].
 
-    Columns are causal ones, columns behind a mask, or first the former and then the latter.
+    Columns are causal, or masked, or causal ones followed by masked ones.
     """
     if sharing == "repeated":
         groups = query.shape[1] // key.shape[1]
@@ -153,8 +154,8 @@ def _behind(
 def folded(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Heads that share a key head become queries of it, which every kernel takes; `mask` [B or 1,
-    1, columns, keys] is the same for all of them."""
+    """Heads that share a key head become further queries of it, which every kernel takes; `mask` [B
+    or 1, 1, columns, keys] is the same for all of them."""
     batch, heads, columns, size = query.shape
     shared = key.shape[1]
     rows = query.reshape(batch, shared, -1, size)
@@ -176,8 +177,8 @@ def attend(
     """What transformers calls for an encoder: [1, heads, queries, D] -> [1, queries, heads, D].
 
     `segments` (whole images or chunks, windows) marks the packed sequence; modules whose `windowed`
-    is true attend within windows. Raises ValueError without segments: the text stack is not the
-    library's.
+    is true attend within windows. Raises ValueError without segments, because the library's own
+    text stack is not used.
     """
     if segments is None or attention_mask is not None:
         raise ValueError(f"{NAME} is for the packed sequences of encoders")
@@ -194,7 +195,7 @@ def _product(
     scale: float | None,
     causal: bool = False,
 ) -> torch.Tensor:
-    """The scaled-dot-product attention of torch, by a kernel that works with the settings here."""
+    """torch's scaled-dot-product attention, by a kernel that works with the current settings."""
     grouped = query.shape[1] != key.shape[1]
     if _FLASH_RAISES and query.device.type == "cpu" and query.dtype != torch.float32:
         with sdpa_kernel(SDPBackend.MATH):
@@ -214,8 +215,8 @@ def within_segments(
     scaling: float | None,
     varlen: Varlen | None = None,
 ) -> torch.Tensor:
-    """[1, queries, heads, D] of [1, heads, queries, D]; runs of equal length are a batch for any
-    kernel, others go to `varlen` or are padded."""
+    """[1, queries, heads, D] of [1, heads, queries, D]. Runs of equal length become a batch for any
+    kernel; other runs go to `varlen` or are padded."""
     if varlen is not None and segments.bounds is not None:
         packed = (x[0].transpose(0, 1) for x in (query, key, value))
         bounds, longest = segments.bounds, segments.longest

@@ -1,7 +1,7 @@
 """The model behind the heads: a batch in, hidden states out; vocabulary logits only when asked.
 
-Knows no task, label or tokenizer. Everything here is differentiable; the caller decides whether
-gradients are kept.
+This module does not know tasks, labels or tokenizers. Everything here is differentiable; the caller
+decides whether gradients are kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipelines.models.kv_cache import KeyValues, KVCache
 
 @dataclass(frozen=True, slots=True)
 class TextInputs:
-    """What goes into the text stack: `tokens` i64 [B, T] with embeddings [B, T, H] at `positions`
-    i64 [3, B, T]. `by_token` [B, T, layers, size] are embeddings of each layer, in families that
-    have them."""
+    """The inputs of the text stack: `tokens` i64 [B, T] with embeddings [B, T, H] at `positions`
+    i64 [3, B, T]. `by_token` [B, T, layers, size] has the embeddings of each layer, in families
+    that have them."""
 
     tokens: torch.Tensor
     embeddings: torch.Tensor
@@ -45,7 +45,7 @@ class RecordedStack(Protocol):
     def run(
         self, inputs: TextInputs, causal: int, behind: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """What `Backbone._stack` gives without a cache; None where no recording fits."""
+        """The result of `Backbone._stack` without a cache; None where no recording fits."""
 
 
 class Backbone:
@@ -54,9 +54,9 @@ class Backbone:
     """
 
     geometry: Geometry
-    whole_prompts = False  # a prompt cannot be read in pieces
+    whole_prompts = False  # True: a prompt cannot be read in pieces
     cached_heads: tuple[tuple[int, int], ...]  # (key heads, head size) of each layer with a cache
-    reasons: dict[str, str]  # what was chosen for this device, and why
+    reasons: dict[str, str]  # the choices for this device, each with its reason
     recorded: RecordedStack | None = None
 
     def __init__(self, model: Any, embed: Any) -> None:
@@ -112,8 +112,8 @@ class Backbone:
         return self._inputs(batch.prompt_ids, batch.positions, batch)
 
     def read(self, prompt: TextInputs, first: int, last: int, cache: KVCache) -> torch.Tensor:
-        """[B, last - first, H] of these columns of `prompt`; `cache` returns the keys of all
-        columns before `last`."""
+        """[B, last - first, H] of these columns of `prompt`; `cache` has the keys of all columns
+        before `last`."""
         part = prompt.part(first, last)
         if not first:
             return self._stack(part, last, None, cache)
@@ -138,7 +138,7 @@ class Backbone:
     def _inputs(
         self, tokens: torch.Tensor, positions: torch.Tensor, batch: Batch | None
     ) -> TextInputs:
-        """`batch` holds the media of `tokens`; None when these columns have none."""
+        """`batch` holds the media of `tokens`; None if these columns have no media."""
         raise NotImplementedError
 
     def _stack(
@@ -176,13 +176,14 @@ class Backbone:
 
 def visible_after_prompt(batch: Batch, label_trees: LabelTrees) -> torch.Tensor:
     """bool [B, label columns, prompt + label columns]: the prompt without padding, and the columns
-    before in the tree. A padded column sees itself, because attention to nothing would give NaN."""
+    before in the tree. A padded column sees itself, because attention without any key would give
+    NaN."""
     place = torch.arange(batch.prompt_columns, device=batch.prompt_ids.device)
     real = (place < batch.lengths[:, None])[:, None, :].expand(-1, label_trees.columns, -1)
     return torch.cat([real, label_trees.ancestors], dim=2)
 
 
 def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[B, 1, queries, keys] of 0 and the lowest number: one conversion, not one a layer."""
+    """[B, 1, queries, keys] of 0 and the lowest number: converted once, not in each layer."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)

@@ -1,8 +1,8 @@
 """Chooses device, number format and thread count, each with its reason; copies batches to the
 device.
 
-Nothing here changes a stamp: the device is shown in `env`, and the tolerance of the golden answers
-limits how far it may change the numbers.
+These choices do not change the stamp: `env` shows the device, and the tolerance of the golden
+answers limits how far it may change the numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pipelines.batch import mapped
 from pipelines.models import attention
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A GPU spends its time on kernel launches with smaller models: float32 costs nothing there.
+# With models of fewer parameters a GPU spends its time on kernel launches: float32 costs nothing
+# there.
 _SMALL_PARAMETERS = 100_000_000
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -81,14 +82,15 @@ def configure_process(device: torch.device, dtype: torch.dtype, threads: int) ->
 
 
 def enter_thread(device: torch.device) -> None:
-    """Every thread of a replica starts with this. The current CUDA device belongs to a thread:
-    without it, one of `cuda:1` would make a context on `cuda:0`, and its events there."""
+    """Call this first in every thread of a replica. The current CUDA device belongs to a thread:
+    without this call, a thread that works on `cuda:1` would create a context and its events on
+    `cuda:0`."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def describe(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, str]:
-    """The environment in which numbers are computed, for people and for comparing servers."""
+    """The environment in which numbers are computed, for display and for comparing servers."""
     cuda = device.type == "cuda"
     return {
         "device": str(device),
@@ -145,7 +147,7 @@ class Packed:
         return packed
 
     def unpacked(self, block: torch.Tensor) -> Any:
-        """The value with its tensors as views of `block`, which is a copy of ours."""
+        """The value with its tensors as views of `block`, a copy of this object's block."""
         end = 0
 
         def view(tensor: torch.Tensor) -> torch.Tensor:
@@ -158,7 +160,7 @@ class Packed:
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """In the order in which `mapped` visits them."""
+    """The tensors in the order in which `mapped` visits them."""
     found: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -234,7 +236,7 @@ class Download:
             self._copied.synchronize()
 
     def array(self) -> NDArray[Any]:
-        """Waits. The array shares the memory of the copy."""
+        """Waits for the copy. The array shares its memory."""
         self.wait()
         found: NDArray[Any] = self._host.numpy()
         return found

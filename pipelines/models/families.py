@@ -1,4 +1,5 @@
-"""The model families that are served, one row each; `model_type` in model/config.json selects one.
+"""The model families that are served, one row for each; `model_type` in model/config.json selects
+one.
 
 Everything that differs between families is in its row. No other module asks which family it is.
 """

@@ -1,6 +1,6 @@
 """Generates several texts at once, token by token; each is the same as if it were alone.
 
-- one `Writing` holds the live texts of a device; between two steps the caller may run other work,
+- one `Writing` holds the live texts of a device. Between two steps the caller may run other work,
   and texts may start, end and be cancelled;
 - every text has its own line of the cache, so the other texts do not change it;
 - prompts are read together, in pieces between the steps of the texts that are being written;
@@ -25,11 +25,13 @@ from pipelines.models.graphs import GraphRecorder, Work
 from pipelines.models.heads import last_states
 from pipelines.models.kv_cache import Lines
 
-# Prompt tokens read between two steps, which is how long a stream of texts stops: 2 x 2.8e9
-# operations a token of a 3B model take 15 ms at half of 780 TFLOP/s. Encoders run in one piece.
+# Prompt tokens read between two steps, which is how long the texts being written pause: at 2 x
+# 2.8e9 operations a token, a 3B model takes 15 ms for them at half of 780 TFLOP/s. Encoders run in
+# one piece.
 PIECE_TOKENS: Final = 1024
-# Of a log-probability, between a recorded step and the same step: padding may change the order in
-# which a kernel sums, and bfloat16 and float16 keep 8 and 11 bits of each activation.
+# Largest difference of a log-probability between a recorded step and the same step unrecorded:
+# padding may change the order in which a kernel sums, and bfloat16 and float16 keep 8 and 11 bits
+# of each activation.
 PROOF_TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -44,7 +46,7 @@ class _Chosen:
 
 @dataclass(slots=True)
 class _Joining:
-    """Prompts being read, all together and `done` of their columns; they use the lines from `line`
+    """Prompts that are read together, `done` columns of them so far. They use the lines from `line`
     on. `last` [B, H] are the states of the last prompt tokens read so far."""
 
     texts: tuple[Generation, ...]
@@ -63,10 +65,11 @@ class _Joining:
 class Writing:
     """The live texts of one backbone. Not thread-safe, except for `Generation.cancel`.
 
-    Tokens are chosen and stay on the device; the host reads them `behind` steps later. With 1, as
-    on a GPU, it reads those of a step while the next one computes: a text that ends is noticed one
-    step late, and what it wrote beyond its end is dropped. Prompts are read `piece` tokens at a
-    time (rows times columns), so that texts being written stop no longer than that takes.
+    Tokens are chosen and stay on the device; the host reads them `behind` steps later. With
+    `behind` 1, as on a GPU, it reads the tokens of a step while the next step computes. It then
+    notices one step late that a text has ended, and drops the tokens beyond the end. Prompts are
+    read `piece` tokens at a time (rows times columns), so that the texts being written never pause
+    longer than one piece takes.
     """
 
     def __init__(
@@ -87,12 +90,13 @@ class Writing:
         self._lines = Lines(backbone.cached_heads, backbone.device, backbone.dtype, most_bytes)
         # Token, rotary position and cached tokens of each line, i64 [3, lines].
         self._state = torch.zeros(3, 0, dtype=torch.int64, device=backbone.device)
-        self._pinned_state = self._state  # that of the pinned lines, which recordings compute on
-        self._steps: dict[tuple[int, int], Work] = {}  # recorded, by texts and room
+        # The state of the pinned lines, on which recordings compute.
+        self._pinned_state = self._state
+        self._steps: dict[tuple[int, int], Work] = {}  # recorded steps, by number of texts and room
         self._count = torch.zeros((), dtype=torch.int64, device=backbone.device)
         self._padded = 0  # the value of `_count`, which recordings read
-        self._out = torch.zeros(2, 0, device=backbone.device)  # what they wrote
-        self.replayed = 0  # steps that a recording computed
+        self._out = torch.zeros(2, 0, device=backbone.device)  # the output of recordings
+        self.replayed = 0  # number of steps computed by a recording
         self._live: list[Generation] = []  # Invariant: the n-th text uses the n-th line.
         self._joining: _Joining | None = None
         self._chosen: deque[_Chosen] = deque()
@@ -110,13 +114,13 @@ class Writing:
 
     @property
     def token_bytes(self) -> int:
-        """Of one token of one text."""
+        """Bytes of keys and values for one token of one text."""
         return self._lines.token_bytes
 
     def takes(self, prompts: Sequence[int], limits: Sequence[int]) -> bool:
-        """Whether `start` would begin texts of these prompt lengths and limits now: one group at a
-        time is read, and lines that do not fit wait for a text to end. True for a single text with
-        nothing to wait for, which `start` refuses if it does not fit."""
+        """Whether `start` would begin texts of these prompt lengths and limits now. Only one group
+        is read at a time, and lines that do not fit wait for a text to end. True for a single text
+        if there is nothing to wait for; `start` refuses it if it does not fit."""
         self._drop_finished()
         if self._joining is not None:
             return False
@@ -145,7 +149,7 @@ class Writing:
         joining = _Joining(
             tuple(begun), line, self._backbone.columns(batch), batch.lengths, batch.following
         )
-        # Kept only now: an error, for want of memory for example, leaves nothing behind.
+        # Stored only now, so that an error (out of memory, for example) leaves no trace.
         self._joining = None if self._read_piece(joining) else joining
         self._collect()
         self._drop_finished()
@@ -153,8 +157,8 @@ class Writing:
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
-        """Reads a piece of the prompts that wait, and writes one token of every live text; returns
-        the texts whose token the host has now, including finished ones."""
+        """Reads a piece of the waiting prompts and writes one token of every live text; returns the
+        texts whose token has now reached the host, finished ones included."""
         self._drop_finished()
         if self._joining is not None and self._read_piece(self._joining):
             self._joining = None
@@ -172,9 +176,10 @@ class Writing:
     def record(
         self, recorder: GraphRecorder, texts: Sequence[int], rooms: Sequence[int], batch: Batch
     ) -> bool:
-        """Records steps for so many texts with so many tokens each, and proves each recording on
-        the texts of `batch` against the same step unrecorded. Nothing is being written, before nor
-        after. False where the lines of the largest do not fit into `most_bytes`."""
+        """Records steps for these numbers of texts and rooms (tokens for each text), and proves
+        each recording on the texts of `batch` against the same step unrecorded. No text may be live
+        before; none is afterwards. False if the lines of the largest recording do not fit into
+        `most_bytes`."""
         if not self._lines.pin(max(texts), max(rooms)):
             return False
         self._hold_state()
@@ -219,9 +224,9 @@ class Writing:
             self._steps[texts, room] = replay
 
     def _difference(self, wanted: torch.Tensor, state: torch.Tensor) -> str:
-        """Why a recording was wrong: it must choose the tokens of the step itself, with the same
-        log-probability as far as the order of a sum allows, and leave the other lines alone. In
-        half precision it may choose the other of two tokens that are equally probable."""
+        """Why a recording is wrong, "" if it is right. It must choose the same tokens as the step
+        itself, with the same log-probabilities up to the order of a sum, and leave the other lines
+        alone. In half precision it may choose the other of two equally probable tokens."""
         found = self._out[:, : wanted.shape[1]]
         apart = float((found[1] - wanted[1]).abs().max())
         if not apart <= PROOF_TOLERANCE[self._backbone.dtype]:
@@ -232,7 +237,8 @@ class Writing:
         return "" if torch.equal(self._state[1:], state[1:]) else "it changes another text"
 
     def _replayed(self, count: int, longest: int) -> torch.Tensor | None:
-        """f32 [2, count] as `_written`, by the smallest recording that holds them."""
+        """The result of `_written`, f32 [2, count], by the smallest recording that fits; None
+        without one."""
         if not self._steps or not self._lines.pinned:
             return None
         fitting = [key for key in self._steps if key[0] >= count and key[1] >= longest]
@@ -250,11 +256,11 @@ class Writing:
 
     def _written(self, rows: int, longest: int, padded: bool = False) -> torch.Tensor:
         """f32 [2, rows]: the next token of each of the first lines and its log-probability, from
-        the first `longest` places of the lines. It waits for nothing and its shapes depend on its
-        arguments alone, so that it can be recorded.
+        the first `longest` places of the lines. It never waits, and its shapes depend only on its
+        arguments, so that it can be recorded.
 
-        `padded`: only the first `_count` lines have texts. The others compute as well, on place 0,
-        and write to the spare line, because a prompt may be in the line that they stand for.
+        `padded`: only the first `_count` lines have texts. The other lines are computed too, on
+        place 0, but write to the spare line, because a prompt may be in their own line.
         """
         tokens, positions, places = self._state[:, :rows].clone()
         lines: torch.Tensor | None = None
@@ -276,7 +282,7 @@ class Writing:
         chosen = found[0].to(torch.int64)
         if real is None or advance is None:
             self._state[1:, :rows] += 1
-        else:  # the state of padding may be that of a text whose prompt is being read
+        else:  # padding may have the state of a text whose prompt is being read
             self._state[1:, :rows] += advance
             chosen = torch.where(real, chosen, tokens)
         self._state[0, :rows] = chosen
@@ -288,7 +294,7 @@ class Writing:
         return torch.stack([best.indices.float(), best.values])
 
     def _read_piece(self, joining: _Joining) -> bool:
-        """Whether that was the last piece; the texts are live then."""
+        """Reads the next piece; returns whether it was the last one. Then the texts are live."""
         rows, columns = len(joining.texts), joining.columns
         most = columns if self._backbone.whole_prompts else max(1, self._piece // rows)
         first, last = joining.done, min(joining.done + most, columns)
@@ -296,7 +302,7 @@ class Writing:
         hidden = self._backbone.read(joining.prompt, first, last, cache)
         place = joining.lengths - 1 - first
         here = last_states(hidden, (place + 1).clamp(1, last - first)).squeeze(1)
-        if joining.last is not None:  # of rows that end in this piece, or before it
+        if joining.last is not None:  # of rows that end in this piece or before it
             here = torch.where((place >= 0)[:, None], here, joining.last)
         joining.last, joining.done = here, last
         if last == columns:
@@ -306,7 +312,7 @@ class Writing:
     def _join(self, joining: _Joining, last: torch.Tensor) -> None:
         line, rows = len(self._live), len(joining.texts)
         for number, text in enumerate(joining.texts):
-            if joining.line != line:  # texts ended while these prompts were read
+            if joining.line != line:  # texts ended while these prompts were being read
                 self._lines.move(joining.line + number, line + number, text.cached)
         self._state[1, line : line + rows] = joining.following
         self._state[2, line : line + rows] = joining.lengths
@@ -316,18 +322,19 @@ class Writing:
         self._live += joining.texts
 
     def _note(self, texts: Sequence[Generation], found: torch.Tensor, prompt: bool = False) -> None:
-        """`found` f32 [2, texts] are their next tokens."""
+        """Notes `found` f32 [2, texts], the next token of each text and its log-probability."""
         for text in texts:
             text.chosen += 1
             text.cached += not prompt
         self._chosen.append(_Chosen(tuple(texts), Download(found)))
 
     def _collect(self) -> list[Generation]:
-        """Reads what was chosen, but for the last `behind` times while there is more to compute."""
+        """Reads the chosen tokens, except those of the last `behind` steps while there is more to
+        compute."""
         keep = self._behind if any(not text.all_chosen for text in self._live) else 0
         ready = [self._chosen.popleft() for _ in range(len(self._chosen) - keep)]
         if ready:
-            ready[-1].values.wait()  # the newest is the only one worth a wait
+            ready[-1].values.wait()  # only the newest needs a wait
         advanced: list[Generation] = []
         for chosen in ready:
             for text, token, log_prob in zip(
@@ -338,9 +345,11 @@ class Writing:
                     advanced.append(text)
         return list(dict.fromkeys(advanced))
 
-    @torch.inference_mode()  # `takes` asks outside of it, and the lines were made inside
+    # `takes` calls it outside inference mode, and the lines were made inside
+    @torch.inference_mode()
     def _drop_finished(self) -> None:
-        """Ends the lines of texts that need no further token, and prompts that nobody waits for."""
+        """Frees the lines of texts that need no further token, and drops prompts whose texts have
+        all finished."""
         if self._joining is not None and all(text.finished for text in self._joining.texts):
             self._joining = None
         for place in reversed(range(len(self._live))):
@@ -363,6 +372,6 @@ class Writing:
 
 
 def _room(prompts: Sequence[int], limits: Sequence[int]) -> int:
-    """Tokens a line must hold: the padded prompts, and the longest text with its limit. The last
-    token of a text is never cached."""
+    """Tokens that a line must hold: the padded prompts, and the longest text with its limit. The
+    last token of a text is never cached."""
     return max(max(prompts), max(p + limit for p, limit in zip(prompts, limits, strict=True)))

@@ -1,4 +1,4 @@
-"""One text being generated: its tokens, the text they make, why it ended."""
+"""One text being generated: its tokens, the text decoded from them, and why it ended."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ Ending = Literal["", "end", "length", "cancelled"]
 class IncrementalDecoder:
     """Turns tokens into text as soon as it is certain: never half a character.
 
-    The pieces together are what decoding all tokens at once gives.
+    The pieces joined equal the result of decoding all tokens at once.
     """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._context = 0  # tokens from here on are decoded again, so that joints are right
+        # Tokens from here on are decoded again, so that the text is right where pieces meet.
+        self._context = 0
         self._emitted = 0  # text up to here has been returned
 
     def push(self, token: int) -> str:
@@ -73,7 +74,7 @@ class Generation:
         return self.chosen >= self._limit
 
     def cancel(self) -> None:
-        """Takes effect at the next step. May be called from any thread."""
+        """Ends the text at the next step. May be called from any thread."""
         if not self.ending:
             self.ending = "cancelled"
 

@@ -1,4 +1,4 @@
-"""The places of media tokens: three-axis rotary positions, patch positions, windows; in numpy.
+"""Positions of media tokens: three-axis rotary positions, patch positions, windows; in numpy.
 
 - the numbers equal those that transformers derives on the device with loops and host syncs;
 - everything that depends only on an image grid is computed once per grid and kept.
@@ -20,7 +20,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the collator needs to know about a model. `window` is in merged tokens a side, 0 = none.
+    """What the collator needs to know about a model. `window` is the number of merged tokens on
+    each side, 0 = none.
 
     `audio_chunk` is in mel frames: the audio encoder attends within chunks of that length.
     """

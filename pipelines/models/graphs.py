@@ -1,10 +1,10 @@
 """Recorded forwards. On a GPU each is a CUDA graph, which one call replays instead of a launch for
 every kernel.
 
-A recording computes on the same memory each time, so it has buffers of fixed size, a bucket: real
-rows and columns are copied into the smallest bucket that holds them, the rest is padding, and the
-padding never reaches a real row. Only `CudaCapture` differs between devices; `DirectCapture` runs
-the same work over the same buffers, which is how all the rest is tested on a CPU.
+A recording computes on the same memory each time, so it has buffers of fixed size, a bucket. Real
+rows and columns are copied into the smallest bucket that holds them. The rest is padding, which
+never affects a real row. Only `CudaCapture` differs between devices; `DirectCapture` runs the same
+work over the same buffers, so that everything else is tested on a CPU.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from pipelines.models.backbone import TextInputs
 
 Work = Callable[[], None]
 MIB: Final = 1 << 20
-WARM_RUNS: Final = 2  # before a capture: cuBLAS and its like allocate and choose on first use
-# Padded tokens for each real one, at most: beyond it the padding costs more than the launches.
+# Runs before a capture, because cuBLAS and other libraries allocate and choose on first use.
+WARM_RUNS: Final = 2
+# Most padded tokens for each real one: beyond it the padding costs more than the launches.
 MOST_PADDING: Final = 2.0
 ROWS: Final = (1, 2, 4, 8, 16)
 COLUMNS: Final = (64, 128, 256, 512, 1024)
-# Of one recorded batch. With more, a large model's kernels take longer than their launches.
+# Tokens of one recorded batch. With more, a large model's kernels take longer than their launches.
 MOST_TOKENS: Final = 2048
-LABEL_ROUND: Final = 16  # label columns of a bucket are a multiple of it
+LABEL_ROUND: Final = 16  # the label columns of a bucket are a multiple of this
 
 
 class Capture(Protocol):
     """How work is recorded on a device. Used by one thread."""
 
     def record(self, work: Work) -> Work:
-        """Runs `work`, records it, and returns what replays it. Raises RuntimeError, which
-        torch.OutOfMemoryError is, where that fails."""
+        """Runs `work`, records it, and returns a function that replays it. Raises RuntimeError (of
+        which torch.OutOfMemoryError is a subclass) if that fails."""
 
     def free_bytes(self) -> float:
         """Memory that is free on the device now."""
@@ -55,14 +56,17 @@ class DirectCapture:
 
 
 class CudaCapture:
-    """CUDA graphs (torch.cuda.graph), all in one memory pool. By construction; the rules it keeps:
+    """CUDA graphs (torch.cuda.graph), all in one memory pool. Not run on CUDA. It keeps these
+    rules:
 
-    - The work is run on the capturing stream first. A capture may not allocate outside its pool nor
-      wait, and the first call of a library does both.
-    - `thread_local`: the heartbeat asks the driver for free memory meanwhile. With the default mode
-      a call of any thread that is not allowed in a capture would break it; this thread makes none.
-    - One pool for all graphs: what a graph allocates is dead when it has run, and graphs run one
-      after another on one stream. Results that outlive a replay are in buffers made beforehand.
+    - The work is run on the capturing stream first. A capture may neither allocate outside its pool
+      nor wait, and the first call of a library does both.
+    - The mode is `thread_local`, because the heartbeat asks the driver for free memory meanwhile.
+      In the default mode, a forbidden call by any thread would break the capture; this thread makes
+      none.
+    - One pool for all graphs: what a graph allocates is no longer needed once it has run, and
+      graphs run one after another on one stream. Results that outlive a replay are in buffers made
+      beforehand.
     - The same stream for every capture: the allocator reuses blocks of a pool within a stream only.
     - A replay reads the addresses of the capture. The caller keeps every buffer alive, and never
       replaces one.
@@ -103,10 +107,11 @@ def choose_capture(device: torch.device, asked: bool = True) -> tuple[Capture | 
 
 @dataclass(eq=False)
 class GraphRecorder:
-    """Records one bucket after another while memory and time last, and knows why one was dropped.
+    """Records one bucket after another while memory and time last, and keeps the reason for each
+    dropped bucket.
 
-    `keep_free` bytes stay free for batches that are not recorded; `seconds` bounds all recordings
-    together.
+    `keep_free` bytes stay free for batches that are not recorded; `seconds` bounds the time of all
+    recordings together.
     """
 
     capture: Capture
@@ -121,8 +126,8 @@ class GraphRecorder:
         self.dropped: list[str] = []
 
     def record(self, name: str, work: Work, prove: Callable[[Work], str]) -> Work | None:
-        """What replays `work`, or None. `prove` runs it and returns why its answers are wrong, ""
-        where they are right."""
+        """Returns a function that replays `work`, or None. `prove` runs it and returns why its
+        answers are wrong, "" if they are right."""
         why = self._full or self._over()
         replay: Work | None = None
         if not why:
@@ -131,7 +136,7 @@ class GraphRecorder:
                 why = prove(replay)
             except torch.OutOfMemoryError:
                 why = self._full = "memory ends"
-            except RuntimeError as error:  # how torch reports work that cannot be captured
+            except RuntimeError as error:  # torch's error for work that cannot be captured
                 why = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
         if why:
             self.dropped.append(f"{name} ({why})")
@@ -159,7 +164,7 @@ class GraphRecorder:
 
 @dataclass(frozen=True, slots=True)
 class GraphBucket:
-    """Of a batch to classify: rows and prompt columns."""
+    """The size of a recorded batch to classify: rows and prompt columns."""
 
     rows: int
     columns: int
@@ -175,7 +180,7 @@ class GraphBucket:
 def buckets(
     rows: Sequence[int] = ROWS, columns: Sequence[int] = COLUMNS, most: int = MOST_TOKENS
 ) -> tuple[GraphBucket, ...]:
-    """The smallest first, so that those are recorded before memory ends."""
+    """All buckets, the smallest first, so that they are recorded before memory runs out."""
     every = (GraphBucket(r, c) for r in rows for c in columns)
     return tuple(sorted((b for b in every if b.tokens <= most), key=lambda b: (b.tokens, b.rows)))
 
@@ -191,19 +196,19 @@ class Stack(Protocol):
 class StackGraphs:
     """The text stack over prompts and label columns, recorded for several buckets.
 
-    The encoders run before it, with shapes of their own, and the heads after it. All buckets are
+    The encoders, with their own shapes, run before it, and the heads after it. All buckets are
     views of the same buffers, which hold the largest; `label_columns` follow the prompts in each.
     """
 
     def __init__(
         self, stack: Stack, like: TextInputs, most: Sequence[GraphBucket], label_columns: int
     ) -> None:
-        """`like` are inputs of the stack, of any size: the buffers have their types."""
+        """`like` is any input of the stack: the buffers take its dtypes."""
         self._stack = stack
         self._labels = -(-max(label_columns, 1) // LABEL_ROUND) * LABEL_ROUND
         self._replays: dict[GraphBucket, Work] = {}
         self._only: GraphBucket | None = None
-        self.taken = 0  # forwards that a recording computed
+        self.taken = 0  # forwards computed by a recording
         rows = max(bucket.rows for bucket in most)
         places = max(bucket.rows * self._width(bucket) for bucket in most)
         seen = max(bucket.rows * self._labels * self._width(bucket) for bucket in most)
@@ -213,7 +218,7 @@ class StackGraphs:
         self._embeddings = torch.zeros(places * size, dtype=like.embeddings.dtype, device=device)
         self._out = torch.zeros_like(self._embeddings)
         self._seen = torch.zeros(seen, dtype=torch.bool, device=device)
-        # Padded label columns see themselves: attention to nothing would give NaN.
+        # Padded label columns see themselves: attention without any key would give NaN.
         own = torch.eye(self._labels, dtype=torch.bool, device=device)
         self._own = own.expand(rows, -1, -1)
         self._by_token: torch.Tensor | None = None
@@ -230,8 +235,8 @@ class StackGraphs:
     def record(
         self, bucket: GraphBucket, recorder: GraphRecorder, prove: Callable[[], str]
     ) -> None:
-        """`prove` runs batches of at most this bucket, which it computes; it returns why their
-        answers are wrong."""
+        """Records one bucket. `prove` runs batches that fit this bucket, which computes them; it
+        returns why their answers are wrong."""
         inputs, seen, out = self._views(bucket)
         seen.copy_(self._blank(bucket))
 
@@ -250,14 +255,14 @@ class StackGraphs:
     def run(
         self, inputs: TextInputs, causal: int, behind: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """What the stack gives, or None where no recording fits."""
+        """The result of the stack, or None where no recording fits."""
         rows, columns = inputs.tokens.shape
         labels = columns - causal
         bucket = self._bucket(rows, causal) if labels <= self._labels else None
         if bucket is None:
             return None
         held, seen, out = self._views(bucket)
-        # What an earlier batch left in the padding would be finite, but for a NaN of that batch.
+        # What an earlier batch left in the padding would be harmless, unless it was NaN.
         held.embeddings.zero_()
         seen.copy_(self._blank(bucket))
         first = bucket.columns

@@ -16,7 +16,7 @@ from pipelines.models.kv_cache import KeyValues
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The raw results of one forward. Rows keep the batch's order.
+    """The raw results of one forward, in the order of the batch's rows.
 
     log_probs f32 [B, K]: the exact log P(label tokens | prompt), -inf beyond a row's labels; K may
     be 0. embeddings f32 [B, H]: the mean of the prompt's hidden states, not normalised.
@@ -29,10 +29,11 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """Per row: probabilities [B, K] sum to 1 over its labels; the rest [B]. Entropy is in nats.
+    """For each row: probabilities [B, K], which sum to 1 over its labels; the other fields are [B].
+    Entropy is in nats.
 
-    `closed_set_mass` is the model's own probability that the answer is any of the labels, before
-    temperature: low values mean that the input is out of distribution.
+    `closed_set_mass` is the model's own probability that the answer is one of the labels, before
+    temperature. A low value means that the input is out of distribution.
     """
 
     probabilities: torch.Tensor
@@ -105,7 +106,7 @@ def embedding(prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def confidence(log_probs: torch.Tensor, temperature: float) -> Confidence:
-    """From label scores [B, K], K >= 1; probability = softmax(score / temperature)."""
+    """Confidence of label scores [B, K], K >= 1; probability = softmax(score / temperature)."""
     probabilities = torch.softmax(log_probs / temperature, dim=-1)
     best = probabilities.topk(min(2, probabilities.shape[1]), dim=-1).values
     margin = best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0.0)

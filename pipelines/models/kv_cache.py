@@ -1,7 +1,7 @@
 """Keys and values of earlier tokens.
 
 - `KeyValues` is filled by one prompt forward; `view` is for forwards that must not extend it;
-- `Lines` holds the texts being generated: one line each, as long as its text.
+- `Lines` holds the texts being generated: each has one line, as long as its text.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 MIB: Final = 1 << 20
-_ROUND = 64  # tokens by which lines grow
+_ROUND = 64  # lines grow by a multiple of this many tokens
 
 
 class KVCache(Protocol):
-    """What an attention layer calls: takes new keys and values, returns all visible ones."""
+    """The interface for an attention layer: it takes new keys and values, and returns all visible
+    ones."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> Pair: ...
 
 
 class KeyValues:
-    """One (keys, values) pair a layer, each [B, kv heads, tokens, head size]."""
+    """One (keys, values) pair for each layer; each tensor is [B, kv heads, tokens, head size]."""
 
     def __init__(self) -> None:
         self.layers: list[Pair] = []
@@ -55,13 +56,13 @@ class NoRoom(Exception):
 
 
 class Lines:
-    """Memory of the texts being written: a line each, in one block of [2, layers, lines, kv heads,
-    room, head size] for all layers whose heads have the same shape.
+    """Memory of the texts being written: one line for each text, in one block of [2, layers, lines,
+    kv heads, room, head size] for all layers whose heads have the same shape.
 
-    So a line starts, moves and ends, and all lines grow, by one kernel a block, whatever the number
-    of layers and texts. `most_bytes` bounds the blocks, the copy while they grow included. Blocks
-    that are pinned stay where they are, for recordings that compute on them; texts that need more
-    get blocks beside them until all have ended.
+    So one kernel for each block starts, moves or ends a line or makes all lines grow, whatever the
+    number of layers and texts. `most_bytes` bounds the blocks, the copy while they grow included.
+    Blocks that are pinned stay where they are, for recordings that compute on them; texts that need
+    more get blocks beside them until all have ended.
 
     Invariant: unused places are finite (zeros or an earlier text), because a masked place still
     enters the product, with weight 0.
@@ -85,14 +86,14 @@ class Lines:
         self._device, self._dtype = device, dtype
         self._most_bytes = most_bytes
         self._blocks: list[torch.Tensor] = []
-        self._pinned: list[torch.Tensor] = []  # with a spare line behind the others
+        self._pinned: list[torch.Tensor] = []  # these have a spare line after the others
         self._pinned_size = (0, 0)
-        self.lines = self.room = 0  # what the blocks have, the spare line not counted
+        self.lines = self.room = 0  # size of the blocks, without the spare line
         self.token_bytes = 2 * dtype.itemsize * sum(count * size for count, size in heads)
 
     @property
     def nbytes(self) -> int:
-        """Of all blocks, pinned ones included."""
+        """Bytes of all blocks, pinned ones included."""
         return sum(block.nbytes for block in {*self._blocks, *self._pinned})
 
     @property
@@ -101,8 +102,8 @@ class Lines:
         return bool(self._pinned) and self._blocks is self._pinned
 
     def pin(self, lines: int, room: int) -> bool:
-        """Makes blocks that stay, with a spare line behind the others for rows that are padding;
-        False where `most_bytes` has no place for them. Nothing is in use."""
+        """Makes blocks that stay, with a spare line after the others for rows that are padding.
+        Call it while no line is in use. False if they do not fit into `most_bytes`."""
         if (lines + 1) * room * self.token_bytes > self._most_bytes:
             return False
         self._pinned, self._pinned_size = self._made(lines + 1, room), (lines, room)
@@ -114,10 +115,10 @@ class Lines:
         return self._growth(lines, room, used) is not None
 
     def reserve(self, lines: int, room: int, used: int) -> bool:
-        """Makes the blocks at least this large and keeps the first `used` lines; False where they
-        must wait for a text to end.
+        """Makes the blocks at least this large and keeps the first `used` lines; False if that must
+        wait for a text to end.
 
-        Raises NoRoom when nothing is used and it does not fit all the same.
+        Raises NoRoom if no line is used and it does not fit even so.
         """
         growth = self._growth(lines, room, used)
         if growth is None:
@@ -129,7 +130,7 @@ class Lines:
         return True
 
     def clear(self) -> None:
-        """Frees what is not pinned; no line is in use."""
+        """Frees what is not pinned. Call it while no line is in use."""
         self._blocks = self._pinned
         self.lines, self.room = self._pinned_size
 
@@ -138,14 +139,16 @@ class Lines:
             block[:, :, to, :, :length] = block[:, :, line, :, :length]
 
     def reading(self, line: int, count: int, first: int, last: int) -> ReadingView:
-        """For a forward that reads columns `first` to `last` of prompts into `count` lines."""
+        """The view for a forward that reads columns `first` to `last` of prompts into `count`
+        lines."""
         return ReadingView(self, slice(line, line + count), first, last)
 
     def writing(
         self, places: torch.Tensor, longest: int, lines: torch.Tensor | None = None
     ) -> WritingView:
-        """For a forward that writes one token on each of the first lines, or on `lines` i64 [rows]
-        what the first ones see, at `places` i64 [rows]; `longest` is one more than the largest."""
+        """The view for a forward that writes one token at `places` i64 [rows]. It reads the first
+        lines and writes to the same ones, or to `lines` i64 [rows] if given. `longest` is one more
+        than the largest place."""
         return WritingView(self, places, longest, lines)
 
     def layer(self, number: int) -> torch.Tensor:
@@ -154,7 +157,8 @@ class Lines:
         return self._blocks[block][:, layer]
 
     def _growth(self, lines: int, room: int, used: int) -> tuple[int, int] | None:
-        """(lines, room) to have, or None. Lines grow by doubling where that fits."""
+        """The new (lines, room), or None if they do not fit. The number of lines doubles where that
+        fits."""
         room = max(-(-room // _ROUND) * _ROUND, self.room if used else 0)
         if lines <= self.lines and room <= self.room:
             return self.lines, self.room
@@ -205,8 +209,8 @@ class ReadingView:
 
 
 class WritingView:
-    """Stores the keys and values of the newest token of every row on its line of `to`, and returns
-    those of as many first lines."""
+    """Stores the keys and values of each row's newest token on its line in `to`, and returns those
+    of the same number of first lines."""
 
     def __init__(
         self, lines: Lines, places: torch.Tensor, longest: int, to: torch.Tensor | None

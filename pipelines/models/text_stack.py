@@ -1,7 +1,7 @@
-"""What the text stacks of the families are made of: joined projections, norms, rotary positions.
+"""The building blocks of the families' text stacks: joined projections, norms, rotary positions.
 
-Over the weights of the library's own layers, with a third of its kernel launches. The library's
-text model is not called; tests compare with it.
+They run on the weights of the library's own layers, with a third of its kernel launches. The
+library's text model is not called; tests compare the results with it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Projections:
 
     def merged(self, inputs: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:
         """The results of the first `counts[0]` layers side by side, of the next `counts[1]`, ...:
-        joined, that is free; otherwise only counts of 1 are."""
+        if the layers are joined, that costs nothing; otherwise only counts of 1 cost nothing."""
         ends = [sum(counts[:n]) for n in range(len(counts) + 1)]
         if self._weight is not None:
             sizes = [sum(self._sizes[a:b]) for a, b in pairwise(ends)]
@@ -57,8 +57,8 @@ class Projections:
 
 
 def side_by_side(names: Iterable[str]) -> list[list[str]]:
-    """Names of weights, sorted, in groups: those of a group are joined and so belong side by side
-    in memory, in this order."""
+    """Names of weights, sorted, in groups. The weights of a group are joined, and therefore lie
+    side by side in memory, in this order."""
     groups: dict[str, list[tuple[int, str]]] = {}
     for name in sorted(names):
         group, place = name, 0
@@ -71,7 +71,7 @@ def side_by_side(names: Iterable[str]) -> list[list[str]]:
 
 
 def _adjacent(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The parts as one tensor over the same memory, where they lie end to end there."""
+    """The parts as one tensor over the same memory, if they lie end to end there; else None."""
     first, *others = parts
     end, rows = first.storage_offset() + first.numel(), first.shape[0]
     for part in others:
@@ -97,7 +97,7 @@ def _joined(layers: Sequence[Any], name: str) -> torch.Tensor:
 
 
 class GatedMlp:
-    """down(act(gate(x)) * up(x)) of a library's module with these names."""
+    """down(act(gate(x)) * up(x)), with the library module's layers of these names."""
 
     def __init__(self, module: Any, joined: bool) -> None:
         self._inner = Projections((module.gate_proj, module.up_proj), joined)
@@ -111,7 +111,7 @@ class GatedMlp:
 
 class RmsNorm:
     """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), in one kernel where torch has
-    it; the mean is taken in float32."""
+    one; the mean is taken in float32."""
 
     def __init__(self, weight: torch.Tensor | None, eps: float, size: int) -> None:
         self._weight = weight

@@ -1,7 +1,7 @@
 """Text and media placeholders to token ids.
 
 Special tokens come only from the template. User text is encoded by a second tokenizer without them,
-so no text can open a turn or pretend to be an image.
+so that a text can neither open a turn nor pretend to be an image.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ QWEN_TEMPLATE = _template(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
     _ASK_LABELS,
 )
-# Turns and marks as on Google's page about prompt formatting for Gemma 4.
+# Turns and marks follow Google's page about prompt formatting for Gemma 4.
 _GEMMA_SUFFIX = "<turn|>\n<|turn>model\n"
 GEMMA_TEMPLATE = Template(
     image=("<|image>", "<|image|>", "<image|>"),
@@ -129,8 +129,8 @@ GEMMA_TEMPLATE = Template(
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A prompt. `input_ids` int64 [T] repeats each media placeholder once per embedding.
-    `text_tokens` counts the tokens of the user's text after truncation, `unknown` those among them
-    that are the unknown token; `text_parts` has (kept, sent) tokens of each text part."""
+    `text_tokens` counts the tokens of the user's text after truncation, `unknown` how many of them
+    are the unknown token; `text_parts` has (kept, sent) tokens of each text part."""
 
     input_ids: NDArray[np.int64]
     text_tokens: int
@@ -160,7 +160,8 @@ class PromptTokenizer:
         # First, because it refuses files that cannot be read.
         self._plain = _without_specials(source, _marks(template) if plain_added else None)
         self._trusted = _built(source.decode())
-        for each in (self._plain, self._trusted):  # truncation follows our rule, not the file's
+        # Truncation follows the rule here, not the file's.
+        for each in (self._plain, self._trusted):
             each.no_truncation()
             each.no_padding()
         self.image_id = self._special(template.image[1])
@@ -212,11 +213,12 @@ class PromptTokenizer:
         )
 
     def label_ids(self, label: str) -> tuple[int, ...]:
-        """What the model must write to mean `label`: its tokens and the end token."""
+        """The tokens that the model must write to mean `label`, with the end token."""
         return (*self._plain_ids(self.normalise(label)), *self.eos_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Leaves special tokens out; an unfinished character becomes U+FFFD."""
+        """The text of these tokens, without special tokens; an unfinished character becomes
+        U+FFFD."""
         return str(self._trusted.decode(list(ids), skip_special_tokens=True))
 
     def normalise(self, text: str) -> str:
@@ -237,7 +239,8 @@ class PromptTokenizer:
         return ids
 
     def _shorten(self, texts: Sequence[list[int]], room: int) -> list[list[int]]:
-        """Earlier parts get the room first; with keep-end, later parts do."""
+        """Cuts the texts to `room` tokens. Earlier parts are filled first; with keep-end, later
+        parts are."""
         from_end = self.config.truncate == "keep-end"
         kept = []
         for ids in reversed(texts) if from_end else texts:
@@ -268,7 +271,7 @@ class PromptTokenizer:
         return int(found)
 
 
-# C0 and C1 controls except tab and line feed, the byte-order mark, halves of surrogate pairs.
+# C0 and C1 controls except tab and line feed, the byte-order mark, and surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 
 
@@ -324,8 +327,8 @@ def _stripped(parsed: dict[str, Any], model: dict[str, Any], marks: frozenset[st
 
 
 def _built(source: str) -> Tokenizer:
-    """Raises BundleRefused("config"). The library raises plain Exception for what it cannot read,
-    and a BaseException of its own where its Rust code panics."""
+    """The tokenizer in `source`. Raises BundleRefused("config"). The library raises plain Exception
+    for a file it cannot read, and its own BaseException when its Rust code panics."""
     try:
         return Tokenizer.from_str(source)
     except BaseException as error:

@@ -3,7 +3,7 @@
 - weights that run as one matrix product lie side by side (text_stack.py), so that joining them
   copies nothing;
 - on a CPU the block is an anonymous file, on a GPU one allocation that CUDA IPC exports. Both have
-  the same layout, and travel as values that JSON can hold, a file as a descriptor beside them.
+  the same layout, and are exported as JSON values, with the descriptor of the file beside them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Layout:
 
 
 class WeightBlock(Protocol):
-    """What a holder keeps. `export` makes it known to one more process."""
+    """The block that a holder keeps. `export` prepares it for one more process."""
 
     bytes: torch.Tensor  # uint8
 
@@ -73,7 +73,7 @@ class WeightBlock(Protocol):
 
 
 class HostBlock:
-    """An anonymous file; whatever maps it later can no longer resize it."""
+    """An anonymous file that processes mapping it later cannot resize."""
 
     def __init__(self, size: int) -> None:
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -88,12 +88,12 @@ class HostBlock:
 
 
 class CudaBlock:
-    """One allocation on a GPU (torch.UntypedStorage, CUDA IPC). By construction; the rules it
-    keeps:
+    """One allocation on a GPU (torch.UntypedStorage, CUDA IPC). Not run on CUDA. It keeps these
+    rules:
 
     - An export has a counter of its own, so each process gets a fresh one.
-    - The handle names a whole allocation of the driver. A block this large is one, so the offset
-      is 0 as a rule, and it travels all the same.
+    - The handle names a whole allocation of the driver. A block this large is one, so the offset is
+      usually 0; it is exported all the same.
     - The memory may not be freed while another process maps it: the holder frees nothing, and a
       process that maps it ends when the holder does.
     - The copy of the weights must be complete: the holder waits for the device before it exports.
@@ -132,9 +132,9 @@ def filled(
 def mapped_block(
     values: Values, descriptors: Sequence[int], size: int, device: torch.device
 ) -> torch.Tensor:
-    """uint8: the block that another process exported. Descriptors stay the caller's.
+    """uint8: the block that another process exported. Descriptors remain the caller's.
 
-    Raises OSError, ValueError or RuntimeError where it cannot be mapped here.
+    Raises OSError, ValueError or RuntimeError if the block cannot be mapped here.
     """
     if values["kind"] == "host":
         # Private: a write here would change a copy of its page and not the block.
@@ -144,7 +144,7 @@ def mapped_block(
     fields = list(values["handle"])
     for place in _BYTES:
         fields[place] = bytes.fromhex(fields[place])
-    # The number of the device may be another one there, when each process sees other devices.
+    # The device may have another number there, as each process may see other devices.
     fields[0] = device.index or 0
     torch.cuda.init()  # type: ignore[no-untyped-call]
     storage = torch.UntypedStorage._new_shared_cuda(*fields)

@@ -1,4 +1,5 @@
-"""Gives a model the tensors of a checkpoint, once they are exactly those it needs."""
+"""Assigns the tensors of a checkpoint to a model, after checking that they are exactly those it
+needs."""
 
 from __future__ import annotations
 

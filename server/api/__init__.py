@@ -1,1 +1,1 @@
-"""gRPC: the listener, the services behind it, and their messages."""
+"""gRPC: the listener, its services, and their messages."""

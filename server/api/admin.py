@@ -1,4 +1,4 @@
-"""trefoil.v1.Admin: changing what is served, and ending."""
+"""trefoil.v1.Admin: changes what is served, and ends the server."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from server.routing.progress import Step, Work, streamed
 from server.types import Fault, ReplicaStatus
 
 PROGRESS_S = 0.2
-RESTART_S = 600.0  # for a replica to load and be probed again; it goes on when its caller leaves
-LONGEST_PATH = 4096  # characters of a path, a stamp or a reason
+# Time for a replica to load and pass its probe; the restart continues when its caller leaves.
+RESTART_S = 600.0
+LONGEST_PATH = 4096  # most characters of a path, a stamp or a reason
 CANARY_MINUTES = 30.0
-DONE = ("ready", "canary", "canary rolled back")  # and whatever has switched
+DONE = ("ready", "canary", "canary rolled back")  # these steps, and every step with a switch
 
 Request = TypeVar(
     "Request",
@@ -56,7 +57,7 @@ class Admin:
     deployment: Deployment | None
     grace_s: float
     leave: Callable[[], None]
-    rehearsal_service: RehearsalService | None = None  # None as the deployment
+    rehearsal_service: RehearsalService | None = None  # None when `deployment` is None
 
     async def Load(self, data: bytes, context: Any) -> AsyncIterator[pb.Progress]:
         _asked_by(context)
@@ -148,7 +149,7 @@ class Admin:
         if self.deployment is not None:
             self.deployment.record("drain", None, request.reason)
         draining = asyncio.create_task(self.engine.drain(request.grace_s or self.grace_s))
-        # The drain goes on when its caller disconnects.
+        # The drain continues when its caller disconnects.
         if request.exit:
             draining.add_done_callback(lambda _: self.leave())
         waiting = most = self._left()
@@ -216,12 +217,12 @@ class Admin:
 
 
 def _replica(pool: Pool, index: int) -> ReplicaStatus | None:
-    """None where the pool has no such replica, or has given its place away."""
+    """The status of a replica; None if the pool has no such replica, or has given up its place."""
     return next((replica for replica in pool.statuses() if replica.index == index), None)
 
 
 def _request(kind: type[Request], data: bytes) -> Request:
-    """A request whose strings are no longer than a path may be."""
+    """Parse a request. Its strings may be no longer than a path."""
     request = message_of(kind, data)
     for name in ("path", "stamp", "reason", "swap", "prediction_id"):
         text_within(name, getattr(request, name, ""), longest=LONGEST_PATH)
@@ -229,7 +230,7 @@ def _request(kind: type[Request], data: bytes) -> Request:
 
 
 def _asked_by(context: Any) -> None:
-    """Set the actor: the authenticated identity, else the name the client sent."""
+    """Set the actor: the authenticated identity, or else the name that the client sent."""
     if not ACTOR.get():
         ACTOR.set(caller_of(context).client)
 

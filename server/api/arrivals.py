@@ -1,9 +1,9 @@
-"""What callers make the server hold before a call has begun: connections, and messages
-that have arrived only in part. Both are bounded in total and for each host.
+"""Limits what callers make the server hold before a call has begun: connections, and messages that
+have arrived only in part. Both are limited in total and for each host.
 
-gRPC holds the part that has arrived, and reports a message only when it is whole. So the bytes are
-those that the kernel has received on the connection, less those that were handed to calls. A
-message is read once its call has a place and its caller may make the call, never before.
+gRPC holds the part that has arrived, and reports a message only when it is complete. So the bytes
+held are those that the kernel has received on the connection, minus those that were handed to
+calls. A message is read only once its call has a place and its caller is allowed to make the call.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from server.values import MIB
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.05  # between looks at what has arrived, while a call waits for a message
-COUNT_S = 1.0  # between counts of all connections
+LOOK_S = 0.05  # time between checks of what has arrived, while a call waits for a message
+COUNT_S = 1.0  # time between counts of all connections
 LOG_EVERY_S = 60.0
-# Of a call that has one message: 16 MiB in this time are 1.1 Mbit/s.
+# For a call with one message: 16 MiB in this time are 1.1 Mbit/s.
 LONGEST_ARRIVAL_S = 120.0
 RETRY_AFTER_S = 1.0
-# What comes with a message of n bytes: metadata at its usual size, frames of HTTP/2 and TLS records
-# (less than n / 64 together).
+# Bytes that arrive with a message of n bytes: metadata of the usual size, HTTP/2 frames and TLS
+# records (less than n / 64 together).
 HEAD_BYTES = 1024
 FRAMING = 64
 
 
 class Sockets(Protocol):
-    """server/ops/own_sockets.py"""
+    """What Arrivals needs of server/ops/own_sockets.py."""
 
     def look(self) -> Mapping[str, OwnSocket]: ...
 
@@ -52,30 +52,32 @@ class Sockets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArrivalLimits:
-    """Bytes of messages that have begun to arrive, and connections: in all, of one host."""
+    """Limits of the bytes of messages that have begun to arrive, and of connections, in all and for
+    one host."""
 
     bytes_in_all: int
     bytes_of_host: int
     connections_of_host: int
-    message_bytes: int  # no message is larger
+    message_bytes: int  # the limit of one message
 
 
 @dataclass(eq=False, slots=True)
 class PendingRead:
     task: asyncio.Task[Any]
     since: float
-    one_message: bool  # the call is only this message
-    fault: Fault | None = None  # why it was cut
+    one_message: bool  # the call consists of this message
+    fault: Fault | None = None  # why it was cut off
 
 
 @dataclass(slots=True)
 class PeerConnection:
-    """`handed`: bytes on the wire of what was handed to calls, and of what came with it."""
+    """One connection. `handed`: the bytes on the wire that belong to messages already handed to
+    calls, with their overhead."""
 
     host: str
     handed: int = 0
     reads: set[PendingRead] = field(default_factory=set)
-    holds: int = 0  # bytes that wait for the rest of their message, at the last look
+    holds: int = 0  # bytes waiting for the rest of their message, at the last check
 
     def settle(self, received: int, message_bytes: int) -> None:
         """# Invariant: 0 <= holds <= bytes that all pending messages could have."""
@@ -88,8 +90,8 @@ class PeerConnection:
 
 @dataclass(eq=False)
 class Arrivals:
-    """`sockets` None: nothing is known of the connections (a socket of the file system, another
-    system): then only the time is bounded."""
+    """`sockets` None: the connections cannot be read (a unix socket, or another operating system),
+    so that only the time is limited."""
 
     limits: ArrivalLimits
     sockets: Sockets | None = None
@@ -101,7 +103,7 @@ class Arrivals:
         self._counted_at = 0.0
         self._logged_at = -math.inf
         self._reading = asyncio.Event()  # set while a call may wait for a message
-        self.open = 0  # connections
+        self.open = 0  # number of connections
         self.refused: Counter[str] = Counter()
 
     @property
@@ -110,8 +112,8 @@ class Arrivals:
         return sum(one.holds for one in self._connections.values())
 
     async def read(self, context: Any, one_message: bool) -> Any:
-        """The next message of the call, or grpc.aio.EOF. Raises Refused when too much is on its
-        way, or it takes too long."""
+        """The next message of the call, or grpc.aio.EOF. Raises Refused when too many bytes are
+        arriving, or the message takes too long."""
         task = asyncio.current_task()
         assert task is not None
         peer = context.peer()
@@ -154,7 +156,8 @@ class Arrivals:
                 await asyncio.sleep(LOOK_S)
             try:
                 self.look()
-            except Exception:  # the loop's edge: without it nothing would be bounded any more
+            # The edge of the loop: without it the limits would no longer be checked.
+            except Exception:
                 logger.exception("messages in arrival could not be counted")
 
     def look(self) -> None:
@@ -164,7 +167,7 @@ class Arrivals:
             connection.settle(received.get(peer, connection.handed), self.limits.message_bytes)
         self._cut_the_late(now)
         self._cut_the_largest()
-        # Of a connection that is gone, or was never one of the kernel's, nothing is left to know.
+        # A connection that is gone, or that the kernel never listed, needs no further record.
         gone = [p for p, c in self._connections.items() if not c.reads and p not in received]
         for peer in gone:
             del self._connections[peer]
@@ -187,8 +190,8 @@ class Arrivals:
     # ---- what is too much --------------------------------------------------------------------
 
     def _end_surplus(self, found: Mapping[str, OwnSocket]) -> None:
-        """The newest connections of a host that has too many: those in use are the older ones.
-        Of those found in one look, those that made no call go first."""
+        """End the newest connections of a host that has too many, as the older ones are in use.
+        Among those found in one check, connections without a call go first."""
         assert self.sockets is not None
         self.open = len(found)
         hosts: dict[str, list[str]] = {}
@@ -228,7 +231,8 @@ class Arrivals:
         self._shrink(self._connections.values(), limits.bytes_in_all, "in all", "--arriving-mb")
 
     def _shrink(self, among: Iterable[PeerConnection], limit: int, whose: str, flag: str) -> None:
-        """Cut calls, those of the connection that holds most first, until the rest is enough."""
+        """Cut off calls, starting with the connection that holds most, until the rest is within the
+        limit."""
         largest = sorted(among, key=lambda one: one.holds, reverse=True)
         held = sum(one.holds for one in largest)
         for connection in largest:
@@ -237,7 +241,7 @@ class Arrivals:
             text = f"messages that have only begun to arrive hold {held / MIB:.0f} MiB; the limit "
             text += f"is {limit / MIB:.0f} MiB {whose}; {flag} raises it"
             fault = Fault("RESOURCE_EXHAUSTED", "request", "MESSAGES_ARRIVING", text, RETRY_AFTER_S)
-            # A stream may wait for its next message for long, without a byte of it being there.
+            # A stream may wait long for its next message without having received a byte of it.
             whole = [read for read in connection.reads if read.one_message]
             self._cut(whole or list(connection.reads), fault)
             held -= connection.holds
@@ -252,7 +256,7 @@ class Arrivals:
 
 
 class CountedContext:
-    """The context of a call whose `read` is that of Arrivals; everything else is gRPC's."""
+    """The context of a call, with the `read` of Arrivals; everything else is gRPC's."""
 
     def __init__(self, context: Any, arrivals: Arrivals) -> None:
         self._context = context

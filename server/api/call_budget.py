@@ -1,8 +1,8 @@
-"""How many calls may be open at the same time: in total and for each host, by kind of call.
+"""Limits how many calls may be open at the same time: in total and for each host, by kind of call.
 
-Each kind of call has places of its own, so that no load of predictions can take those of health,
-Observe and Admin, and no flood of watchers those of predictions. A place in the total is taken
-when the head of a call arrives, before its message; a place of a host when its handler begins.
+Each kind of call has its own places. So no load of predictions can take the places of health,
+Observe and Admin, and no flood of watchers those of predictions. A call takes a place in the total
+when its head arrives, before its message, and a place of its host when its handler begins.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from server.types import Fault
 
 RETRY_AFTER_S = 1.0
 
-# Whether the caller of this task sends more than one message: to gRPC all methods are alike here.
+# Whether the caller of this task sends more than one message: gRPC sees every method here as a
+# stream.
 MANY_MESSAGES: ContextVar[bool] = ContextVar("many_messages", default=False)
 
 PREDICT, STREAM, HEALTH, OBSERVE, ADMIN = "predict", "stream", "health", "observe", "admin"
 WATCH, HEALTH_WATCH = "watch", "health-watch"
 
-# By the service, unless the method is listed: inference of both protocols is PREDICT.
+# The kind of a call, by service unless the method is listed; inference of both protocols is
+# PREDICT.
 _SERVICES = {
     "grpc.health.v1.Health": HEALTH,
     "trefoil.v1.Observe": OBSERVE,
@@ -54,7 +56,7 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class CallShare:
-    """Places of one kind of call; `flag` is what raises them, "" when nothing does."""
+    """The places of one kind of call. `flag` is the flag that raises them, "" if there is none."""
 
     in_all: int
     of_host: int
@@ -91,13 +93,13 @@ def kind_of_call(method: str) -> str:
 
 
 class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """The innermost interceptor, so that only calls that may be made take places.
+    """The innermost interceptor, so that only permitted calls take places.
 
-    To gRPC every method is one of two streams: so it receives no message by itself, and a guard
-    around this judges the caller before any has come.
+    gRPC sees every method as two streams. So it does not read a message by itself, and a guard
+    outside this interceptor checks the caller before any message has arrived.
 
     # Invariant: `open[kind]` is the number of calls whose task has not ended, `hosts[kind, host]`
-    # that of handlers which run; neither ever exceeds its share.
+    the number of running handlers; neither ever exceeds its share.
     """
 
     def __init__(self, shares: Shares, stamp: Callable[[], str], arrivals: Arrivals) -> None:
@@ -107,7 +109,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self.open: Counter[str] = Counter()
         self.hosts: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[str] = Counter()
-        # method -> (its handler, the counted one)
+        # Method -> (its handler, the handler that counts).
         self._counted: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
@@ -130,7 +132,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return counted
 
     def _take_place(self, kind: str, method: str) -> None:
-        """Until the task of this call ends, however it does."""
+        """Hold a place until the task of this call ends, in whatever way."""
         task = asyncio.current_task()
         assert task is not None
         task.set_name(method)  # server/ops/loop_lag.py reports it
@@ -151,7 +153,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     answer = inner(arrivals.all(context), CountedContext(context, arrivals))
                 else:
                     try:
-                        # Not kept here while it is answered: it may be large.
+                        # No reference is kept while it is answered, as the message may be large.
                         answer = inner(await arrivals.one(context), context)
                     except Refused as refusal:
                         await self._abort(refusal.faults[0], context)
@@ -176,7 +178,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 del self.hosts[kind, host]
 
     def _refusing(self, kind: str, limit: str, share: CallShare) -> Any:
-        """A handler that reads no message: a stream may be refused before one has arrived."""
+        """A handler that reads no message: even a stream may be refused before one has arrived."""
 
         async def call(_requests: Any, context: Any) -> None:
             await self._refuse(kind, limit, share, context)

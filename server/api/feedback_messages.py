@@ -1,6 +1,6 @@
-"""Feedback from messages to telemetry's items, and its results back.
+"""Turns feedback messages into telemetry's items, and its results back into messages.
 
-One bad item never fails the others: it is answered `refused` with its field and the reason.
+A bad item never fails the others: its answer is `refused`, with its field and the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ EARLIEST_MS = 946_684_800_000  # the year 2000: an earlier time is a mistake
 
 
 def items_of(data: bytes) -> list[FeedbackItem | FeedbackResult]:
-    """In the order of the request; what cannot be taken is its own answer already.
+    """The items in the order of the request; an item that cannot be read is replaced by its
+    refusal.
 
     Raises Refused when the request as a whole cannot be read, is empty or has too many items.
     """
@@ -51,8 +52,8 @@ def _item(raw: bytes) -> FeedbackItem | FeedbackResult:
 
 
 def _mistimed(item: FeedbackItem, observed_ms: int) -> FeedbackResult | None:
-    """Seconds instead of milliseconds are an honest mistake and would give a date decades ago.
-    (Telemetry checks everything else.)"""
+    """Refuse a time before the year 2000: a caller may send seconds instead of milliseconds, which
+    would give a date decades ago. (Telemetry checks everything else.)"""
     if observed_ms == 0 or observed_ms >= EARLIEST_MS:
         return None
     text = f"{observed_ms} is before the year 2000: give unix milliseconds, or 0 for now"
@@ -62,7 +63,7 @@ def _mistimed(item: FeedbackItem, observed_ms: int) -> FeedbackResult | None:
 def in_order(
     items: Sequence[FeedbackItem | FeedbackResult], results: Sequence[FeedbackResult]
 ) -> list[FeedbackResult]:
-    """One result an item: its own, or the next of those telemetry `results`."""
+    """One result for each item: its own refusal, or the next of telemetry's `results`."""
     answers = iter(results)
     return [item if isinstance(item, FeedbackResult) else next(answers) for item in items]
 

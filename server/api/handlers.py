@@ -1,5 +1,5 @@
-"""The handlers of every method: request bytes go in unparsed, and a Refused becomes a status with
-details and the serving stamp. Knows no service by name."""
+"""The handlers of every method: they pass request bytes on unparsed, and turn a Refused into a
+status with details and the serving stamp. This module does not know services by name."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from typing import Any
 import grpc
 from google.protobuf import message, message_factory
 
-from server.api.retry_penalty import RetryPenalty
+from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.ops.refusal_log import RefusalLog
+from server.request.caller import host_of
 from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
 from server.types import Facts, Fault
 
 Facts_ = Callable[[], Facts | None]
 Handler = Callable[..., Awaitable[Any]]
 IdReader = Callable[[bytes], str]
-ID_FIELDS = ("request_id", "id")  # of our protocol, and of the Open Inference Protocol
+ID_FIELDS = ("request_id", "id")  # of the native protocol, and of the Open Inference Protocol
 
-# For a refusal by a full server that names no time of its own.
+# For a refusal by a full server that gives no time to retry after.
 RETRY_AFTER_S = 0.2
+
+# The request itself is at fault, at every moment and on every server.
+AT_FAULT = frozenset(("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED"))
 
 
 class Handlers:
     def __init__(self, facts: Facts_, retry_penalty: RetryPenalty) -> None:
         self._facts = facts
         self.retry_penalty = retry_penalty
+        self.refusal_pace = RefusalPace()
         self._log = RefusalLog()
 
     @property
@@ -82,7 +87,7 @@ class Handlers:
         async def call(request: bytes, context: Any) -> None:
             self._stamp(context)
             try:
-                # Closed at once when the caller goes away, so that its work is dropped.
+                # Closed at once when the caller disconnects, so that its work is dropped.
                 async with aclosing(served(request, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
                         await context.write(answer)
@@ -109,11 +114,12 @@ class Handlers:
     ) -> None:
         first = self.timed(refusal.faults[0], context)
         self.log(first, context, name, request_id)
+        await self._pace(first, context)
         details = trailers((first, *refusal.faults[1:]), self.stamp)
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
     async def refuse_unread(self, fault: Fault, context: Any) -> None:
-        """End a call whose request was not received, as a full server refuses it."""
+        """End a call whose request was not read, with the refusal of a full server."""
         fault = self.timed(fault, context)
         self.log(fault, context, "")
         details = trailers((fault,), self.stamp)
@@ -122,7 +128,7 @@ class Handlers:
     def log(
         self, fault: Fault, context: Any, method: str, request_id: Callable[[], str] = str
     ) -> None:
-        """Leave a line about a refused request, also of a stream that goes on."""
+        """Log a refused request, also one of a stream that continues."""
         self._log.refused(spoken(fault), fault.code, method, context.peer(), request_id)
 
     async def hold(self, fault: Fault, context: Any) -> None:
@@ -130,9 +136,15 @@ class Handlers:
         if fault.code == "RESOURCE_EXHAUSTED":
             await self.retry_penalty.hold(context.peer(), context.time_remaining())
             self.timed(fault, context)
+        await self._pace(fault, context)
+
+    async def _pace(self, fault: Fault, context: Any) -> None:
+        if fault.code in AT_FAULT:
+            await self.refusal_pace.hold(host_of(context.peer()), context.time_remaining())
 
     def timed(self, fault: Fault, context: Any) -> Fault:
-        """A full server's refusal with the time it names, which this connection is held to."""
+        """A full server's refusal, with the time to retry after; this connection is held to that
+        time."""
         if fault.code != "RESOURCE_EXHAUSTED":
             return fault
         timed = fault if fault.retry_after_s else replace(fault, retry_after_s=RETRY_AFTER_S)
@@ -141,7 +153,8 @@ class Handlers:
 
 
 def id_reader(method: Any) -> IdReader:
-    """How to read the id that the caller gave a request of this method, for the log."""
+    """The function that reads, for the log, the id that the caller gave a request of this
+    method."""
     field = next((one for one in ID_FIELDS if one in method.input_type.fields_by_name), None)
     if field is None:
         return _no_id

@@ -1,8 +1,8 @@
 """grpc.health.v1 for orchestrators. A check never runs inference: it reads the latest result of the
 replicas' probes.
 
-`trefoil.live`: the event loop turns. `trefoil.startup`: the start is over. `trefoil.ready` and "":
-answers are right and fast enough for traffic.
+`trefoil.live`: the event loop runs. `trefoil.startup`: the start is complete. `trefoil.ready` and
+"": answers are right and fast enough for traffic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from server.request.status import Refused
 from server.types import Fault
 
 SERVICES = ("", "trefoil.live", "trefoil.ready", "trefoil.startup")
-LONGEST_WATCH_S = 3600.0  # then it ends; one that still watches asks again
+LONGEST_WATCH_S = 3600.0  # then the watch ends, and the client starts another
 TAKES_TRAFFIC = ("READY", "DEGRADED")
 
 
@@ -44,7 +44,7 @@ class HealthService:
         return pb.HealthListResponse(statuses=found)
 
     async def Watch(self, data: bytes, _context: Any) -> AsyncIterator[Any]:
-        """The status at once, then each change of it, for an hour."""
+        """The status at once, then each change of it, for up to an hour."""
         service = message_of(pb.HealthCheckRequest, data).service
         if service not in SERVICES:
             yield pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)

@@ -1,10 +1,10 @@
-"""Holds the calls of connections that ignore RetryInfo before their request is asked for: a held
-call costs no more than what gRPC receives by itself. Installed around the methods that
-predict; idle while no connection is early.
+"""Holds the calls of connections that ignore RetryInfo before their request is read: a held call
+costs no more than the bytes gRPC receives by itself. It wraps the methods that predict, and is idle
+while no connection is early.
 
-A call that comes early is let through when there is room for it. Else it waits until the time that
-RetryInfo gave its connection, and is refused unread if there is still no room: so priority does not
-help a connection that ignores what it was asked.
+A call that comes early is let through when there is room for it. Otherwise it waits until the time
+that RetryInfo gave its connection, and is refused unread if there is still no room. So priority
+does not help a connection that ignores RetryInfo.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HELD_METHODS = ("/trefoil.v1.Inference/Predict", "/inference.GRPCInferenceServic
 
 Refuse = Callable[[Fault, Any], Awaitable[None]]  # ends the call
 
-# Why a usual row with so many seconds left is refused at this moment, or None.
+# Why an ordinary row with this many seconds left would be refused now, or None.
 Refusal = Callable[[float | None], Fault | None]
 
 
@@ -30,7 +30,8 @@ class HoldGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._penalty = penalty
         self._refusal = refusal
         self._refuse = refuse
-        self._gated: dict[str, tuple[Any, Any]] = {}  # method -> (its handler, the gated one)
+        # Method -> (its handler, the handler with the gate).
+        self._gated: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -46,7 +47,7 @@ class HoldGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return gated
 
     def _gate(self, handler: Any) -> Any:
-        """The handler of call_budget.py, which reads its message itself, begun later."""
+        """The handler of call_budget.py, which reads its message itself, started later."""
 
         async def call(requests: Any, context: Any) -> None:
             with self._penalty.open_call(context.peer()):
@@ -60,7 +61,8 @@ class HoldGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         )
 
     async def _still_refused(self, context: Any) -> Fault | None:
-        """None for a call that is not early, or for which there is room, now or when it is due."""
+        """The refusal, or None if the call is not early or there is room for it, either now or when
+        it is due."""
         peer = context.peer()
         if not self._penalty.early_s(peer) or self._refusal(context.time_remaining()) is None:
             return None

@@ -1,5 +1,5 @@
-"""The native service, trefoil.v1.Inference: messages in, outcomes out. Decides nothing about work;
-that is the engine's."""
+"""The native service, trefoil.v1.Inference: messages in, outcomes out. It makes no decisions about
+work; the engine does."""
 
 from __future__ import annotations
 
@@ -42,34 +42,36 @@ from server.telemetry_port import TelemetryPort
 from server.types import NO_REPLICA, Fault, Outcome, Token, Work
 
 TASKS = ("classify", "embed", "generate")
+LARGEST_HEADER = 64 * 1024  # of an upload; its strings have limits of their own
 PART_FIELD = re.compile(r"parts\[(?P<index>\d+)\]\.(?P<name>mime|data)")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRows:
-    """The rows of one request, answered side by side: both wire forms share it."""
+    """The rows of one request, answered side by side; both wire protocols use it."""
 
     engine: Engine
     validator: Validator
     statistics: ModelStatistics
 
     async def answer(self, call: ParsedRequest) -> list[Outcome]:
-        """One outcome a row, in order. A row at fault never disturbs another."""
+        """One outcome for each row, in order. A row with an error never affects another."""
         fields = [f"examples[{index}]" for index in range(len(call.rows))]
-        if len(call.rows) == 1:  # the common case needs no task
+        if len(call.rows) == 1:  # the common case, without a task
             outcomes = [await self._one(call, call.rows[0], fields[0])]
         else:
             rows = zip(call.rows, fields, strict=True)
             name = name_of_call()
             tasks = (asyncio.create_task(self._one(call, row, at), name=name) for row, at in rows)
             outcomes = await asyncio.gather(*tasks)
-        # A row without an id never reached the engine.
+        # A row without an id did not reach the engine.
         if served := [one for one in outcomes if one.prediction_id]:
             self.statistics.add(served)
         return outcomes
 
     def work(self, call: ParsedRequest, row: bytes, field: str) -> Work:
-        """Raises Refused, counted, when the row's bytes alone show that it cannot be served."""
+        """The work of one row. Raises Refused, and counts it, when the row's bytes alone show that
+        it cannot be served."""
         try:
             return self.validator.work(row, field, call.terms)
         except Refused:
@@ -88,7 +90,8 @@ class RequestRows:
 
 
 def in_wire_names(outcome: Outcome, work: Work) -> Outcome:
-    """The pipeline calls a part's content `data` and its type `mime`, whatever the message did."""
+    """Rename fields of a fault: the pipeline calls a part's content `data` and its type `mime`,
+    whatever the message called them."""
     fault = outcome.fault
     found = PART_FIELD.fullmatch(fault.field) if fault else None
     if fault is None or found is None:
@@ -167,7 +170,7 @@ class Inference:
 
     async def Upload(self, _requests: Any, context: Any) -> pb.UploadReceipt:
         host = caller_of(context).host
-        piece = await self._piece(context)
+        piece = await self._piece(context, LARGEST_HEADER)
         if piece is None or not piece.HasField("header"):
             raise Refused(bad_input("header", "NO_HEADER", "the first message must be the header"))
         header = piece.header
@@ -219,8 +222,8 @@ class Inference:
     async def _stream_answer(
         self, data: bytes, caller: Caller
     ) -> tuple[pb.PredictResponse, Fault | None]:
-        """The answer, and the fault all its rows have in common. Never raises Refused: a stream
-        outlives a bad request, whose answer then has one result, the fault."""
+        """The answer, and the fault that all its rows have in common. Never raises Refused: a
+        stream outlives a bad request, whose answer then has the fault as its only result."""
         try:
             call = self.validator.predict(data, caller)
         except Refused as refusal:
@@ -241,8 +244,9 @@ class Inference:
             stamp=stamp_message(self.engine.facts, bound),
         )
 
-    async def _piece(self, context: Any) -> pb.UploadChunk | None:
-        """The next message of an upload, None at its end."""
+    async def _piece(self, context: Any, largest: int | None = None) -> pb.UploadChunk | None:
+        """The next message of an upload, or None at its end. A header of more than `largest` bytes
+        is refused before it is parsed: its strings would be copied three times."""
         idle_s = self.uploads.limits.idle_s
         try:
             async with asyncio.timeout(idle_s):
@@ -250,4 +254,7 @@ class Inference:
         except TimeoutError:
             text = f"nothing arrived for {idle_s:.0f} s"
             raise Refused(Fault("DEADLINE_EXCEEDED", "data", "UPLOAD_IDLE", text)) from None
+        if largest is not None and data is not grpc.aio.EOF and len(data) > largest:
+            text = f"the first message has {len(data):,} bytes; the limit is {largest:,}"
+            raise Refused(bad_input("header", "TOO_LONG", text))
         return None if data is grpc.aio.EOF else message_of(pb.UploadChunk, data, "upload")

@@ -1,4 +1,4 @@
-"""--listen as people write it: HOST:PORT, :PORT for every address, [V6]:PORT, unix:/PATH.
+"""Parses --listen: HOST:PORT, :PORT for every address, [V6]:PORT, unix:/PATH.
 
 Refuses to listen beyond this machine in plaintext without --insecure.
 """
@@ -17,36 +17,37 @@ from typing import Any
 from server.errors import ServerError
 
 UNIX = "unix:"
-LONGEST_PATH = 107  # bytes of sun_path on Linux, without its last zero
+LONGEST_PATH = 107  # bytes of sun_path on Linux, without its terminating zero
 
 
 class CannotListen(ServerError):
-    """The address is taken, malformed, or open to the network without --insecure."""
+    """The address is in use, malformed, or open to the network without --insecure."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """`host` as a resolver takes it, "" for every address; or the `path` of a socket."""
+    """`host` as a resolver accepts it, "" for every address; or the `path` of a socket."""
 
     host: str = ""
     port: int = 0
     path: str = ""
 
     def target(self) -> str:
-        """As gRPC binds it. Of every address IPv6 comes first, which includes IPv4."""
+        """The address in gRPC's notation. For every address it is the IPv6 one, which includes
+        IPv4."""
         if self.path:
             return UNIX + self.path
         return f"{_bracketed(self.host or '::')}:{self.port}"
 
     def bound_to(self, port: int) -> str:
-        """How clients of this machine name it, once the port is known."""
+        """The address that clients on this machine use, once the port is known."""
         if self.path:
             return UNIX + self.path
         return f"{_bracketed(self.host) or '127.0.0.1'}:{port}"
 
     @property
     def local(self) -> bool:
-        """Nothing leaves this machine."""
+        """Whether the traffic stays on this machine."""
         if self.path or self.host == "localhost":
             return True
         try:
@@ -55,13 +56,14 @@ class ListenAddress:
             return False
 
     def release(self) -> None:
-        """Removes the socket's file: the next start would take it for a server."""
+        """Remove the socket's file: the next start would take it for a running server."""
         if self.path and _is_socket(self.path):
             os.unlink(self.path)
 
 
 def listen_address(listen: str, anywhere: bool, flag: str = "--listen") -> ListenAddress:
-    """Raises CannotListen unless it is well-formed, and of this machine or allowed `anywhere`."""
+    """Parse an address. Raises CannotListen unless it is well-formed, and local or allowed
+    `anywhere`."""
     if listen.startswith(UNIX):
         return _unix(listen, flag)
     host, colon, port = listen.rpartition(":")
@@ -76,9 +78,9 @@ def listen_address(listen: str, anywhere: bool, flag: str = "--listen") -> Liste
 
 
 def check_free(listen: str, address: ListenAddress, flag: str = "--listen") -> None:
-    """When a bind fails gRPC writes a line of its own and keeps the reason; it is content with one
-    address of a name, while another server answers at the other; and it removes the socket of a
-    server that lives. Raises CannotListen."""
+    """Check that the address can be bound, as gRPC does not suffice: when a bind fails it logs the
+    reason without returning it; it accepts one address of a name while another server uses the
+    other one; and it removes the socket of a running server. Raises CannotListen."""
     if address.path:
         if why := _path_fault(address.path):
             raise taken(listen, why, flag)
@@ -90,7 +92,7 @@ def check_free(listen: str, address: ListenAddress, flag: str = "--listen") -> N
     except OSError as error:
         raise taken(listen, error.strerror or str(error), flag) from None
     faults = [fault for family, _, _, _, at in found if (fault := _fault(family, at))]
-    # IPv6 may be switched off: an address that cannot be bound is ignored while another can.
+    # IPv6 may be disabled: an address that cannot be bound is ignored if another can.
     if len(faults) == len(found) or any(f.errno == errno.EADDRINUSE for f in faults):
         raise taken(listen, faults[0].strerror or str(faults[0]), flag)
 
@@ -110,7 +112,8 @@ def _unix(listen: str, flag: str) -> ListenAddress:
 
 
 def _path_fault(path: str) -> str:
-    """ "" when a socket may be put there. A socket that a dead server left there is not a fault."""
+    """Why a socket cannot be created there, "" if it can. A socket left by a dead server is not a
+    fault."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return f"{folder} is not a directory"

@@ -43,40 +43,42 @@ from server.types import Fault
 
 logger = logging.getLogger(__name__)
 
-# Above what any client of ours sends; metadata is held before a call can be refused.
+# Above what this project's clients send; gRPC holds metadata before a call can be refused.
 METADATA_BYTES = 8 << 10
-# A client that pings more often than this, three times, is sent away. Every 10 s is promised, for
-# clients behind NAT, and the ping after one that was late comes earlier than that.
+# A client that pings more often than this, three times, is disconnected. The documented limit is
+# every 10 s, for clients behind NAT; a ping after a late one comes sooner than that.
 PING_FLOOR_MS = 5_000
 PINGS_FORGIVEN = 2
-# Peers that went away without a word are noticed within these.
+# Peers that vanished without closing are detected within these times.
 KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
-# A connection without calls is closed after this; a client opens another when it has one.
+# A connection without calls is closed after this time; a client opens another when it makes a call.
 CONNECTION_IDLE_MS = 600_000
-# Calls on a connection that has reached its age go on for this long: the longest deadline of a row
-# (60 s), doubled. Streams that watch end with UNAVAILABLE and are resumed where they were.
+# Calls on a connection that has reached its maximum age continue for this long: the longest
+# deadline of a row (60 s), doubled. Watch streams end with UNAVAILABLE, and clients resume them at
+# their cursor.
 CONNECTION_GRACE_MS = 120_000
-# From the connection to the end of its TLS and HTTP/2 handshakes.
+# From the connection to the end of the TLS and HTTP/2 handshakes.
 HANDSHAKE_MS = 10_000
-# Descriptors that are not for connections: files of telemetry and bundles, replicas, the scrape
-# endpoint. A server of two replicas has 40 open.
+# Descriptors reserved for other uses than connections: files of telemetry and bundles, replicas,
+# the scrape endpoint. A server of two replicas has 40 open.
 OWN_DESCRIPTORS = 256
 FEWEST_CONNECTIONS = 16
-# A bit for each of grpc_compression_algorithm: none, deflate, gzip.
+# One bit for each grpc_compression_algorithm: none, deflate, gzip.
 UNCOMPRESSED, ANY_COMPRESSION = 0b001, 0b111
-# Of a message that no handler has asked for, this much is received, and the rest at once when one
-# asks. Else a refused request costs the memory and the copies of one that is served: gRPC receives
-# 64 KiB and, by its estimate of the bandwidth, up to some MiB.
+# Of a message that no handler has asked for, only this much is received; the rest follows when a
+# handler asks. With gRPC's defaults (64 KiB and, by its estimate of the bandwidth, up to some MiB),
+# a refused request would cost the memory and the copies of a served one.
 UNASKED_BYTES = 16 << 10
-# The places of call_budget.py are what limits calls, with reason and time. This one is gRPC's own,
-# without either, and counts what is being refused too.
+# The places of call_budget.py limit calls, with a reason and a time to retry. This limit is gRPC's
+# own, gives neither, and also counts calls that are being refused.
 MOST_CALLS = 32768
 
 
 @dataclass(slots=True)
 class Listener:
-    """One per server: `start` binds and answers, `stop` lets calls finish for a while."""
+    """One for each server: `start` binds and serves, `stop` gives open calls some time to
+    finish."""
 
     engine: Engine
     config: ServerConfig
@@ -86,14 +88,15 @@ class Listener:
     credentials: grpc.ServerCredentials | None = None  # None: plaintext
     deployment: Deployment | None = None  # None: what is served cannot be changed
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
-    host: Callable[[], HostFigures | None] = lambda: None  # what the machine uses, as last read
-    wall: Callable[[], float] = time.time  # what rows and events are dated by
+    host: Callable[[], HostFigures | None] = lambda: None  # figures of the machine, as last read
+    wall: Callable[[], float] = time.time  # the clock that dates rows and events
     longest_arrival_s: float = LONGEST_ARRIVAL_S
     budget: CallBudget = field(init=False)
     _handlers: Handlers = field(init=False)
     _gate: HoldGate = field(init=False)
-    address: str = field(default="", init=False)  # once it is bound
-    services: Sequence[Any] = field(default=(), init=False)  # generic handlers, once it has started
+    address: str = field(default="", init=False)  # set once the port is bound
+    # Generic handlers, set once it has started.
+    services: Sequence[Any] = field(default=(), init=False)
     _server: grpc.aio.Server | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
@@ -135,7 +138,7 @@ class Listener:
 
     @property
     def chain(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """What every call passes, the outermost first."""
+        """The interceptors that every call passes, the outermost first."""
         return (*self.interceptors, self._gate, self.budget)
 
     def _stamp(self) -> str:
@@ -158,7 +161,7 @@ class Listener:
         return port
 
     def _services(self) -> list[Any]:
-        """The table of contents of the port."""
+        """All services on the port."""
         engine, config = self.engine, self.config
         uploads = UploadStore(upload_limits(config))
         handlers = self._handlers
@@ -196,19 +199,20 @@ class Listener:
 
 
 def checked_address(config: ServerConfig, encrypted: bool) -> ListenAddress:
-    """Raises CannotListen for an address that cannot be had."""
+    """The address to listen on. Raises CannotListen if it cannot be used."""
     return checked(config.listen, config.insecure or encrypted)
 
 
 def checked(listen: str, anywhere: bool, flag: str = "--listen") -> ListenAddress:
-    """The same for any flag that takes an address."""
+    """As `checked_address`, for any flag that takes an address."""
     address = listen_address(listen, anywhere, flag)
     check_free(listen, address, flag)
     return address
 
 
 def connections(config: ServerConfig) -> int:
-    """As many as were asked for, as far as this process may have descriptors."""
+    """The number of connections: as configured, but at most as many as this process has descriptors
+    for."""
     room = host.descriptors(config.max_connections + OWN_DESCRIPTORS) - OWN_DESCRIPTORS
     most = min(config.max_connections, max(room, FEWEST_CONNECTIONS))
     if most < config.max_connections:
@@ -229,9 +233,10 @@ def upload_limits(config: ServerConfig) -> UploadLimits:
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
-        # Also what a compressed message may grow to.
+        # This also limits the size of a decompressed message.
         ("grpc.max_receive_message_length", config.max_message_bytes),
-        # A small message could unpack to a large one in a place that nobody counts.
+        # Without this, a small message could decompress to a large one in memory that is not
+        # counted.
         (
             "grpc.compression_enabled_algorithms_bitset",
             ANY_COMPRESSION if config.accept_gzip else UNCOMPRESSED,
@@ -239,28 +244,31 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", connections(config)),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_metadata_size", METADATA_BYTES),
-        # As the one before: between the two gRPC would refuse some calls and not others.
+        # Equal to the limit before: between the two, gRPC would refuse some calls at random.
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_FLOOR_MS),
         ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
         ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
         ("grpc.http2.bdp_probe", 0),
-        # Else pings without a call are allowed every two hours: a client behind NAT is sent away.
+        # Otherwise pings without a call are allowed only every two hours, and a client behind NAT
+        # is disconnected.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
-        # Calls that no handler has yet: above 1,000 gRPC by itself cancels some of them at random.
+        # Calls that no handler has yet: by default, above 1,000, gRPC cancels some of them at
+        # random.
         ("grpc.server.max_pending_requests", MOST_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_CALLS),
-        # Else a second server on the same port would silently take half of the connections.
+        # Otherwise a second server on the same port would silently take half of the connections.
         ("grpc.so_reuseport", 0),
     ]
 
 
 def _aging(age_s: float) -> list[tuple[str, int]]:
-    """gRPC spreads the age by a tenth, so that connections of one moment do not end in another."""
+    """Options for the maximum age. gRPC varies the age by a tenth, so that connections opened
+    together do not end together."""
     if not age_s:
         return []
     return [

@@ -1,5 +1,5 @@
-"""Counts of answers and refusals, and the time spent in each stage, since start: what the Open
-Inference Protocol calls model statistics. The engine counts its own rows."""
+"""Counts of answers and refusals, and the time spent in each stage, since start: the model
+statistics of the Open Inference Protocol. The engine counts its own rows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Total:
 
 @dataclass(slots=True)
 class ModelStatistics:
-    """Sums over requests, whatever their rows: these run side by side, so the slowest of them is
-    the time of a stage. `rows` counts each row. `executions` counts forwards: a row in a batch of n
-    is 1/n of one."""
+    """Sums over requests. The rows of a request run side by side, so the slowest row gives the time
+    of a stage. `rows` counts each row. `executions` counts forwards: a row in a batch of n counts
+    as 1/n of one."""
 
     wall: Callable[[], float] = time.time
     success: Total = field(default_factory=Total)
@@ -36,10 +36,11 @@ class ModelStatistics:
     rows: int = 0
     executions: float = 0.0
     last_unix_ms: int = 0
-    invalid_rows: int = 0  # refused by their bytes alone, before the engine
+    invalid_rows: int = 0  # refused by their bytes alone, before they reached the engine
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """The rows of one request that reached the engine. It fails when none is answered."""
+        """Add the rows of one request that reached the engine. The request fails if none is
+        answered."""
         answered = [one for one in outcomes if one.answer is not None]
         if not answered:
             self.fail.add(max((one.timing.total_ms for one in outcomes), default=0.0))

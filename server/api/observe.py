@@ -1,8 +1,8 @@
 """trefoil.v1.Observe: what the console and `server status` watch, search and acknowledge.
 
-A watcher is a cursor, nothing more: each turn it gets the state of the server and what changed
-since. Telemetry keeps the latest row of every key, so a watcher that reads slowly gets fewer and
-newer rows, and costs the server neither memory nor time.
+A watcher is only a cursor: each turn it gets the state of the server and what has changed since.
+Telemetry keeps the latest row of every key. So a watcher that reads slowly gets fewer and newer
+rows, and costs the server neither memory nor time.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from server.telemetry.store.worst_slices import SliceSearch
 from server.telemetry_port import TelemetryPort
 
 DEFAULT_INTERVAL_S = 1.0
-# A snapshot is the largest message (it names every part of the stamp) and rarely changes: a watcher
-# that sets no interval gets it again when something important changed, or after this time.
+# A snapshot is the largest message (it names every part of the stamp) and rarely changes. A watcher
+# that sets no interval gets it again when something important has changed, or after this time.
 STEADY_S = 5.0
-SHORTEST_INTERVAL_S = 0.1  # a watcher cannot make the server do nothing but report
-MOST_EVENTS_PER_S = 100  # nor can many: their shortest interval grows with their number
+SHORTEST_INTERVAL_S = 0.1  # so that a watcher cannot keep the server busy with reports
+MOST_EVENTS_PER_S = 40  # for all watchers: with their number, their shortest interval grows
 SHARED_S = 0.05  # one snapshot serves all watchers that ask within this time
 LONGEST_INTERVAL_S = 60.0
-CHUNK = 200  # rows of the past read at a time
-PAUSE_S = 0.02  # after each: about half of the loop's time is left to those who predict
-SAMPLES, MOST_SAMPLES = 100, 1000  # usual and most
+CHUNK = 200  # past rows read at a time
+PAUSE_S = 0.02  # after each chunk, so that about half of the loop's time is left for predictions
+SAMPLES, MOST_SAMPLES = 100, 1000  # default and limit
 SLICES, MOST_SLICES = 10, 100
-# A gRPC client takes 4 MiB in one message unless sent otherwise.
+# A gRPC client accepts 4 MiB in one message by default.
 MOST_PAYLOAD_BYTES = 3 << 20
 
 
 @dataclass(slots=True)
 class Watchers:
-    """What watchers share: the latest snapshot, and the turns of the event loop."""
+    """What watchers share: the latest snapshot, and their turns on the event loop."""
 
     snapshots: Snapshots
     clock: Callable[[], float] = time.monotonic
@@ -68,7 +68,7 @@ class Watchers:
     _latest_of: tuple[str, float] = ("", 0.0)
 
     def snapshot(self, state: str) -> pb.ServerSnapshot:
-        """Not older than SHARED_S, nor than the change to `state`."""
+        """The snapshot; it is at most SHARED_S old, and not older than the change to `state`."""
         seen, at = self._latest_of
         now = self.clock()
         if self._latest is None or state != seen or now >= at + SHARED_S:
@@ -83,7 +83,7 @@ class Watchers:
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """`wall` is unix seconds. Reading takes a few threads, searching one: it computes."""
+    """`wall` is unix seconds. A few threads read; one thread searches, as a search computes."""
 
     engine: Engine
     snapshots: Snapshots
@@ -109,8 +109,9 @@ class Observe:
 
     async def _watch(self, data: bytes) -> AsyncGenerator[pb.WatchEvent, None]:
         request = message_of(pb.WatchRequest, data)
-        asked_s = request.interval_s if request.interval_s > 0 else DEFAULT_INTERVAL_S  # or NaN
-        state = await self.engine.changed("")  # as it is now
+        # Not positive, or NaN: the default.
+        asked_s = request.interval_s if request.interval_s > 0 else DEFAULT_INTERVAL_S
+        state = await self.engine.changed("")  # the current state
         cursor = 0 if request.once else await self._place(request)
         sent, sent_at = None, 0.0
         while True:
@@ -128,14 +129,15 @@ class Observe:
             state = await self._changed(state, interval_s)
 
     async def _since(self, cursor: int) -> FeedBatch:
-        """From cursor 0 many thousand rows, read on a worker thread; later only a few."""
+        """The changes since a cursor. From cursor 0 these are many thousand rows, read on a worker
+        thread; later only a few."""
         if cursor:
             return self.telemetry.changes(cursor)
         return await self._reading.run(lambda: self.telemetry.changes(0))
 
     async def _place(self, request: pb.WatchRequest) -> int:
-        """Where to go on; 0, everything that is true now, when that place is not known here or
-        rows after it are gone."""
+        """The cursor to continue from. It is 0, everything that is true now, when the cursor is
+        unknown here or rows after it are gone."""
         if request.instance != self.snapshots.identity.instance:
             return 0
         cursor: int = request.after_cursor
@@ -143,7 +145,7 @@ class Observe:
         return cursor if found.complete and cursor <= found.cursor else 0
 
     async def _changed(self, seen: str, longest_s: float) -> str:
-        """The engine's state, once it is no longer `seen` or `longest_s` have passed."""
+        """The engine's state, once it differs from `seen` or `longest_s` have passed."""
         try:
             async with asyncio.timeout(longest_s):
                 return await self.engine.changed(seen)
@@ -187,7 +189,8 @@ class Observe:
             raise Refused(bad_input("prediction_ids", "TOO_MANY_IDS", text))
         span = span_of(request, self.wall())
         limit = limit_of(request.limit, SAMPLES, MOST_SAMPLES)
-        allowed = MAY_READ_PAYLOADS.get()  # of this call: the read runs in another thread
+        # Read from this call's context: the query runs in another thread.
+        allowed = MAY_READ_PAYLOADS.get()
 
         def read() -> pb.SamplesResponse:
             if ids:
@@ -201,7 +204,7 @@ class Observe:
         return await self._reading.run(read, "filter")
 
     def _samples(self, rows: Sequence[PredictionRow], with_payload: bool) -> pb.SamplesResponse:
-        """Payloads are read one by one until the message is full; the first always fits."""
+        """Payloads are read one by one until the message is full; the first one always fits."""
         response, size = pb.SamplesResponse(), 0
         for row in rows:
             sample = response.samples.add(row=prediction_message(row))

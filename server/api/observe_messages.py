@@ -1,4 +1,4 @@
-"""Telemetry's rows as the messages of proto/observe.proto, field for field by name."""
+"""Telemetry's rows as the messages of proto/observe.proto, field by field with the same names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.request.by_name import filled
 from server.telemetry import rows
 from server.telemetry.outputs import times_of
 
-# Row type -> (the field of WatchEvent it travels in, its message).
+# Row type -> (its field in WatchEvent, its message).
 EVENTS: dict[type, tuple[str, Any]] = {
     rows.LatencyRow: ("latency", pb.LatencyRow),
     rows.FeatureRow: ("feature", pb.FeatureRow),
@@ -29,7 +29,7 @@ EVENTS: dict[type, tuple[str, Any]] = {
 
 
 def event_of(row: rows.Row, event: pb.WatchEvent) -> pb.WatchEvent:
-    """`event` with the row in its place."""
+    """`event` with the row in its field."""
     name, _ = EVENTS[type(row)]
     getattr(event, name).CopyFrom(message_of_row(row))
     return event

@@ -1,4 +1,4 @@
-"""What the requests of trefoil.v1.Observe may ask, checked field by field. All raise Refused."""
+"""Checks the requests of trefoil.v1.Observe field by field. All functions raise Refused."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from server.telemetry.store.history import TimeSpan
 from server.telemetry.store.worst_slices import MEASURES
 
 MOST_IDS = 1000
-LONGEST_TEXT = 1000  # characters of a matcher, a note, a reason
+LONGEST_TEXT = 1000  # characters of a matcher, note or reason
 LONGEST_SILENCE_S = 366 * 86_400.0
 LONGEST_NOTE = 500  # characters of an annotation
-LONGEST_NOTE_S = 90 * 86_400.0  # that it is about
-AHEAD_S = 86_400.0  # an annotation may be about what is planned for so long ahead
+LONGEST_NOTE_S = 90 * 86_400.0  # longest span of an annotation
+AHEAD_S = 86_400.0  # how far in the future the span of an annotation may be
 ANNOTATION_ID = re.compile(r"[0-9a-f]{16,64}")
 KINDS = (
     "feature",
@@ -68,20 +68,20 @@ def limit_of(asked: int, usual: int, most: int) -> int:
 
 
 def actor_of(credential: str, asked: str, client: str) -> str:
-    """Who acts: the name in the credential, whatever name the request has. Without credentials it
-    is the name in the request, else that of the client."""
+    """The name of the person who acts: the name in the credential, whatever name the request has.
+    Without credentials, the name in the request, or else the client's name."""
     return credential or text_within("actor", asked) or client
 
 
 def acknowledgement_of(request: pb.AcknowledgeRequest, actor: str) -> tuple[str, str, str, bool]:
-    """Alert id, actor, note, undo."""
+    """(alert id, actor, note, undo)."""
     text_within("alert_id", request.alert_id, needed=True)
     text_within("note", request.note)
     return request.alert_id, actor, request.note, request.undo
 
 
 def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str, float, str, str]:
-    """Matcher, until (unix seconds), actor, reason."""
+    """(matcher, end in unix seconds, actor, reason)."""
     text_within("matcher", request.matcher, needed=True)
     text_within("reason", request.reason)
     until = request.until_unix_ms / 1000
@@ -99,7 +99,7 @@ def silence_of(request: pb.SilenceRequest, actor: str, now: float) -> tuple[str,
 
 
 def annotation_of(request: pb.AnnotateRequest, actor: str, now: float) -> AnnotationRow:
-    """The note that is asked for, `removed` where it is to be taken back."""
+    """The requested note; `removed` is set if it is to be deleted."""
     if not ANNOTATION_ID.fullmatch(request.id):
         text = "16 to 64 hex digits, the same at every server of a fleet"
         raise Refused(bad_input("id", "NOT_AN_ID", text))

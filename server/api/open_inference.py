@@ -1,5 +1,6 @@
-"""inference.GRPCInferenceService: the Open Inference Protocol with the parts of Triton's that its
-clients and its load generator ask for. The same rows, limits and refusals as the native service."""
+"""inference.GRPCInferenceService: the Open Inference Protocol, with those parts of Triton's
+extensions that its clients and its load generator need. Rows, limits and refusals are those of the
+native service."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from server.request.status import Refused, spoken
 from server.request.validation import Validator
 from server.types import Answer, Facts, Fault, Outcome
 
-SERIAL = "1"  # the versions of this protocol are integers; the stamp travels in parameters
+SERIAL = "1"  # versions are integers in this protocol; parameters carry the stamp
 LATEST = ("", "-1", SERIAL)
 ALIAS = "trefoil"
 DATE_SUFFIX = re.compile(r"-\d{4}(\.\d{1,2}){1,2}$")
@@ -101,7 +102,7 @@ class OpenInference:
     async def ModelStatistics(self, data: bytes, _context: Any) -> Any:
         request = message_of(v2.ModelStatisticsRequest, data)
         facts = self._facts()
-        if request.name:  # empty: all models, of which there is one
+        if request.name:  # an empty name means all models, and there is one
             self._check_model(request.name, request.version, facts)
         return model_statistics(model_name(facts), SERIAL, self.rows.statistics)
 
@@ -143,11 +144,13 @@ class OpenInference:
                 response.parameters["triton_final_response"].bool_param = True
             return v2.ModelStreamInferResponse(infer_response=response)
 
-        # One request has one answer here, and clients written for Triton pair them by order.
+        # In this protocol each request has one answer, and clients written for Triton match them by
+        # order.
         await answer_stream(context, answer, in_order=True)
 
     async def _infer(self, request: Any, caller: Caller) -> Any:
-        """Raises Refused when any row is at fault: this protocol has no place for one row's."""
+        """Raises Refused when any row has an error: this protocol has no field for the error of a
+        single row."""
         facts = self._model(request.model_name, request.model_version)
         examples, places = examples_of(request)
         wanted = {output.name: output for output in request.outputs}
@@ -180,7 +183,7 @@ class OpenInference:
         if bound == facts.stamp:
             response.parameters["stamp_name"].string_param = facts.stamp_name
         cut = sum(one.answer.parts_cut for one in outcomes if one.answer is not None)
-        if cut:  # those who did not ask for `parts_used` learn of it as well
+        if cut:  # for callers that did not ask for `parts_used`
             response.parameters["parts_cut"].int64_param = cut
         return response
 
@@ -211,7 +214,8 @@ class OpenInference:
 
 
 def _with_id(request_id: str, message: str) -> str:
-    """As Triton puts it: its client keeps nothing but the message of an answer with an error."""
+    """The message in Triton's form: its client keeps only the message of an answer with an
+    error."""
     return f"[request id: {request_id}] {message}" if request_id else message
 
 
@@ -240,7 +244,8 @@ def _native(request: Any, examples: list[pb.Example], want_embedding: bool) -> p
 
 
 def _hurried(caller: Caller, request: Any) -> Caller:
-    """With Triton's `timeout` parameter, microseconds, when it ends before the call's deadline."""
+    """The caller with the deadline of Triton's `timeout` parameter (microseconds), if that is
+    sooner than the call's."""
     if "timeout" not in request.parameters:
         return caller
     timeout_s = request.parameters["timeout"].int64_param / 1e6
@@ -250,7 +255,7 @@ def _hurried(caller: Caller, request: Any) -> Caller:
 
 
 def _at_place(fault: Fault, places: dict[str, str]) -> Fault:
-    """The fault with its field in the caller's own terms."""
+    """The fault, with its field in the caller's notation."""
     part = PART.match(fault.field)
     theirs = places.get(part[0], "") if part else ""
     return replace(fault, field=theirs) if theirs else fault
@@ -285,7 +290,8 @@ def _add_output(
 
 
 def _numbers(name: str, answer: Answer, order: Sequence[str]) -> list[float]:
-    """`score` is the best label's probability, `scores` all of them in the order of the labels."""
+    """`score` is the best label's probability, `scores` the probabilities of all labels in
+    order."""
     if name == "score":
         return [answer.confidence]
     by_label = {score.label: score.probability for score in answer.scores}

@@ -1,6 +1,5 @@
-"""The messages of the Open Inference Protocol, built in a descriptor pool of their own: Triton's
-client registers a file of the same package, and one process can hold only one of them by default.
-"""
+"""The messages of the Open Inference Protocol, built in their own descriptor pool. Triton's client
+registers a file of the same package, and by default one process can hold only one of them."""
 
 from __future__ import annotations
 

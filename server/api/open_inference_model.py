@@ -20,14 +20,14 @@ OUTPUTS = {
     "parts_used": "BYTES",
 }
 ONLY_BY_NAME = frozenset(("embedding", "parts_used"))
-CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # DataType of ModelConfig
+CONFIG_TYPES = {"BYTES": 13, "FP32": 11}  # values of DataType in ModelConfig
 
 
 def model_metadata(name: str, version: str, facts: Facts) -> Any:
-    """Shapes with the row dimension in front, as for any model that batches.
+    """Shapes with the row dimension first, as for any model that supports batches.
 
-    `properties` is not sent: KServe and Triton have no such field, and MLServer has another one at
-    its number. The stamp is in the parameters of the model's configuration and of every answer.
+    `properties` is not sent: KServe and Triton have no such field, and MLServer uses its number for
+    another one. The stamp is in the parameters of the model's configuration and of every answer.
     """
     metadata = v2.ModelMetadataResponse(name=name, versions=[version], platform="trefoil")
     for tensor in MODALITIES:
@@ -38,7 +38,7 @@ def model_metadata(name: str, version: str, facts: Facts) -> Any:
 
 
 def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
-    """Every input optional: one model serves every mix of modalities."""
+    """All inputs are optional: one model serves every mix of modalities."""
     response = v2.ModelConfigResponse()
     model = response.config
     model.name = name
@@ -61,7 +61,7 @@ def model_config(name: str, facts: Facts, config: ServerConfig) -> Any:
 
 
 def model_statistics(name: str, version: str, statistics: ModelStatistics) -> Any:
-    """Rows of both wire forms since start, in Triton's terms."""
+    """Rows of both wire protocols since start, in Triton's form."""
     response = v2.ModelStatisticsResponse()
     model = response.model_stats.add(name=name, version=version)
     model.last_inference = statistics.last_unix_ms

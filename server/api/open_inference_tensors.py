@@ -1,8 +1,8 @@
-"""Open Inference Protocol tensors to examples and answers to tensors.
+"""Converts Open Inference Protocol tensors to examples, and answers to tensors.
 
-A BYTES tensor in `raw_input_contents` is, element after element, a 4-byte little-endian length and
-that many bytes; in `contents.bytes_contents` there are no lengths. Every length is checked against
-what is left before anything is read by it.
+A BYTES tensor in `raw_input_contents` is a sequence of elements, each a 4-byte little-endian length
+and that many bytes. In `contents.bytes_contents` there are no lengths. Every length is compared
+with the remaining bytes before it is used.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from server.request.status import Refused, bad_input
 from server.types import Answer, Fault
 
 MOST_INPUTS = 64
-MOST_ELEMENTS = 4096  # of all inputs of a request together
+MOST_ELEMENTS = 4096  # elements in all inputs of a request together
 SHARED_MEMORY = "shared_memory_region"
 MOST_DIMENSIONS = 4
 ON_TRUNCATION = {"answer": pb.ANSWER, "refuse": pb.REFUSE}
-LONGEST_NAME = 64  # characters of a caller's name that an error repeats
+LONGEST_NAME = 64  # characters of a caller's name that an error message repeats
 
 Places = dict[str, str]  # examples[0].parts[1] -> inputs[image][0]
 
 
 def examples_of(request: Any) -> tuple[list[pb.Example], Places]:
-    """One example a row of the tensors, parts in the order of the inputs.
+    """One example for each row of the tensors, with parts in the order of the inputs.
 
-    The first dimension counts rows; the others, how many of that input a row has. An element of no
-    bytes means that its row lacks that input, so rows of different make-up share one request.
+    The first dimension counts rows; the product of the others is the number of elements of that
+    input in each row. An empty element means that its row lacks that input, so rows with different
+    inputs share one request.
     """
     if not request.inputs:
         raise Refused(bad_input("inputs", "EMPTY", f"give at least one of {', '.join(MODALITIES)}"))
@@ -96,7 +97,8 @@ def classification(answer: Answer, top: int, order: Sequence[str]) -> list[bytes
 
 
 def check_output(output: Any) -> None:
-    """Raises Refused, by its name, for an output that is asked for in a way not offered."""
+    """Raises Refused, with the output's name, for a requested form of output that is not
+    supported."""
     field = f"outputs[{output.name}]"
     if SHARED_MEMORY in output.parameters:
         raise Refused(_shared_memory(field, "take it from the response"))
@@ -116,7 +118,7 @@ def labels_of(parameters: Any) -> list[str]:
         return []
     try:
         labels = json.loads(parameters["labels"].string_param)
-    except (ValueError, RecursionError):  # the latter of lists within lists, thousands deep
+    except (ValueError, RecursionError):  # RecursionError: lists nested thousands deep
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         text = "the parameter is a JSON list of strings"
@@ -135,12 +137,12 @@ def on_truncation_of(parameters: Any) -> pb.OnTruncation:
 
 
 def _check_contents(request: Any) -> None:
-    """What concerns all inputs, looked at once: a request may name thousands of them."""
+    """Check what concerns all inputs together, once: a request may name thousands of inputs."""
     inputs, raw = request.inputs, request.raw_input_contents
     if len(inputs) > MOST_INPUTS:
         text = f"{len(inputs)} inputs; the limit is {MOST_INPUTS}"
         raise Refused(bad_input("inputs", "TOO_MANY_INPUTS", text))
-    # An empty `contents` beside raw contents means nothing: some clients always set it.
+    # An empty `contents` beside raw contents has no meaning: some clients always set it.
     if raw and any(one.contents.ByteSize() for one in inputs):
         text = "a request uses raw_input_contents or contents, not both"
         raise Refused(bad_input("raw_input_contents", "MIXED_CONTENTS", text))
@@ -150,7 +152,7 @@ def _check_contents(request: Any) -> None:
 
 
 def _elements(request: Any, position: int, field: str, left: int) -> list[bytes]:
-    """`left`: how many elements the inputs before this one leave."""
+    """`left`: how many more elements the request may have."""
     tensor = request.inputs[position]
     if tensor.name not in MODALITIES:
         text = f"the inputs are {', '.join(MODALITIES)}"
@@ -190,7 +192,7 @@ def _add_part(example: pb.Example, tensor: Any, element: bytes, field: str) -> N
         part.text = text_of(element, field)
         return
     part.data = element
-    # Some clients put "np" or "str" here; only a MIME type describes the content.
+    # Some clients send "np" or "str" here; only a MIME type describes the content.
     mime = tensor.parameters["content_type"].string_param if tensor.parameters else ""
     if "/" in mime:
         part.mime_type = mime

@@ -1,5 +1,5 @@
-"""Server reflection, v1 and v1alpha, over all services: the Open Inference Protocol's private pool,
-and the types of google.rpc that the details of a refusal are packed in, included."""
+"""Server reflection, v1 and v1alpha, over all services. It includes the Open Inference Protocol's
+private pool, and the types of google.rpc in which the details of a refusal are packed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def reflection_handlers() -> list[Any]:
 
 
 class _WithMethods:
-    """A pool that finds the file of a method too, as the protocol of reflection asks."""
+    """A pool that also finds the file of a method, as the reflection protocol requires."""
 
     def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
         self._pool = pool
@@ -73,7 +73,7 @@ def _proto(file: Any) -> descriptor_pb2.FileDescriptorProto:
 
 
 def _stable(alpha: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDescriptorProto:
-    """Version 1, which gRPC's Python package lacks: the same file under another package."""
+    """Version 1, which gRPC's Python package lacks: the same file with another package name."""
     data = alpha.SerializeToString()
     moved = descriptor_pb2.FileDescriptorProto.FromString(data)
     moved.name = moved.name.replace("v1alpha", "v1")

@@ -17,13 +17,13 @@ from server.telemetry.rows import PredictionRow
 from server.types import Facts, Outcome
 
 USUAL_PAYLOADS = 500
-MOST_PAYLOADS = 1000  # what telemetry hands out at once
+MOST_PAYLOADS = 1000  # the most that telemetry returns in one call
 MOST_S = 3600.0
 USUAL_S = 60.0
 
 
 def wanted_of(request: pb.RehearseRequest) -> Wanted:
-    """Raises Refused."""
+    """The wanted rehearsal. Raises Refused."""
     if bool(request.stamp) == bool(request.path):
         raise Refused(bad_input("stamp", "WHAT", "give exactly one of stamp and path"))
     if request.payloads > MOST_PAYLOADS:
@@ -53,7 +53,7 @@ def event_of(event: Step | RehearsalReport) -> pb.RehearseEvent:
 
 
 def replayed(kept: PredictionRow, outcome: Outcome, tolerance: float) -> pb.ReplayResponse:
-    """A stored answer and the one that its payload got now."""
+    """A stored answer beside the current answer for its payload."""
     record = kept.record
     before = inference_pb2.Result(
         prediction_id=record.prediction_id,

@@ -1,10 +1,15 @@
-"""Slows a connection that ignores RetryInfo: when it comes back too early, its call is held until
-the time RetryInfo gave. Immediate refusals would be answered by immediate retries, and the refusals
-alone would use up the capacity they protect.
+"""Slows down callers whose calls are refused, so that the refusals do not use up the capacity they
+protect: a connection that ignores RetryInfo, and a host whose requests are wrong.
 
-A connection may carry many callers, each of which was given a time of its own. So it may have as
-many refusals outstanding as it has had calls open at once, and a caller that adds one to these is
-early: a leaky bucket, as in the generic cell rate algorithm (ITU-T I.371).
+A connection that ignores RetryInfo: a call that comes too early is held until the time that
+RetryInfo gave. Callers would answer immediate refusals with immediate retries.
+
+A connection may carry many callers, each with its own time. So it may have as many refusals
+outstanding as it has had calls open at once; a call beyond these is early. This is a leaky bucket,
+as in the generic cell rate algorithm (ITU-T I.371).
+
+A host whose requests are wrong: its refusals leave at a limited rate. Only they wait, never a
+correct call, which may come from another program at the same address.
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 
-CALLERS_KEPT_S = 10.0  # how long a connection counts as one of as many callers as it had at once
-# Each holds what gRPC receives of a request that nobody asks for (api/listener.py) and its call.
+# How long a connection keeps the largest number of callers that it had at once.
+CALLERS_KEPT_S = 10.0
+# Each holds its call and the bytes that gRPC receives of an unread request (api/listener.py).
 MOST_HELD = 256
-KEPT_S = 0.1  # of a caller's deadline is left to it, so that it reads the reason, ...
-MOST_SHARE = 0.5  # ... or this share of it, whichever leaves it less
+KEPT_S = 0.1  # this much of a caller's deadline is left, so that it can read the reason, ...
+MOST_SHARE = 0.5  # ... or this share of it, whichever is less
 
 
 @dataclass(slots=True)
@@ -43,14 +49,14 @@ class _Peer:
 
     @property
     def early_s(self) -> float:
-        """Until the next of its callers is due."""
+        """Seconds until its next caller is due."""
         return max(self.outstanding - self.callers + 1, 0.0) * self.asked_s / self.callers
 
 
 @dataclass(eq=False)
 class RetryPenalty:
     """Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
-    itself cannot be filled up; beyond that nobody is held."""
+    itself cannot be overloaded; beyond that, calls are not held."""
 
     longest_s: float = 1.0
     most_peers: int = 4096
@@ -60,7 +66,7 @@ class RetryPenalty:
 
     def __post_init__(self) -> None:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
-        self._latest = 0.0  # after this nobody is early
+        self._latest = 0.0  # no connection is early after this time
         self.held = 0
 
     @property
@@ -81,7 +87,7 @@ class RetryPenalty:
             known.open -= 1
 
     def refused(self, peer: str, retry_after_s: float) -> None:
-        """Note that a call of this connection was asked to come back after a time."""
+        """Note that a call of this connection was refused, with a time to retry after."""
         now = self.clock()
         known = self._known(peer)
         self._peers.move_to_end(peer)
@@ -91,7 +97,8 @@ class RetryPenalty:
         self._latest = max(self._latest, now + known.outstanding * known.asked_s)
 
     def early_s(self, peer: str) -> float:
-        """By how much this connection is too early; 0 when it waited as long as it was asked to."""
+        """How many seconds too early this connection is; 0 if it waited as long as RetryInfo
+        asked."""
         known = self._peers.get(peer)
         if known is None or not known.outstanding:
             return 0.0
@@ -99,14 +106,12 @@ class RetryPenalty:
         return known.early_s
 
     async def hold(self, peer: str, remaining_s: float | None) -> bool:
-        """Return when a call that comes too early may be looked at; False: it was not held.
+        """Wait until a call that comes too early is due; False if it was not held.
 
-        `remaining_s` is what the caller's deadline leaves; nearly all of it may be spent here, but
-        the caller reads the reason and not DEADLINE_EXCEEDED.
+        `remaining_s` is the time left until the caller's deadline. Nearly all of it may be spent
+        here, but the caller must receive the reason and not DEADLINE_EXCEEDED.
         """
-        wait_s = min(self.early_s(peer), self.longest_s)
-        if remaining_s is not None:
-            wait_s = min(wait_s, max(remaining_s - KEPT_S, remaining_s * MOST_SHARE))
+        wait_s = _within(min(self.early_s(peer), self.longest_s), remaining_s)
         if wait_s <= 0 or self.held >= self.most_held:
             return False
         self.held += 1
@@ -123,3 +128,50 @@ class RetryPenalty:
             while len(self._peers) > self.most_peers:
                 self._peers.popitem(last=False)
         return known
+
+
+@dataclass(eq=False)
+class RefusalPace:
+    """`per_s` refusals a second of one host leave, after `burst` that leave at once. One refusal
+    costs the front 0.5 to 2 ms, nearly all of it gRPC's (docs/benchmarks.md).
+
+    Invariant: as of RetryPenalty; a refusal that cannot be held leaves at once.
+    """
+
+    per_s: float = 100.0
+    burst: int = 50
+    longest_s: float = 2.0
+    most_hosts: int = 4096
+    most_held: int = 1024
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
+        self._due: OrderedDict[str, float] = OrderedDict()  # host -> when its last refusal was due
+        self.held = 0
+
+    async def hold(self, host: str, remaining_s: float | None) -> None:
+        """Return when a refusal of this host may leave."""
+        now = self.clock()
+        due = max(self._due.get(host, now), now) + 1 / self.per_s
+        wait_s = due - now - self.burst / self.per_s
+        # One that leaves earlier than its turn takes none from those that come later.
+        self._due[host] = min(due, now + self.longest_s + self.burst / self.per_s)
+        self._due.move_to_end(host)
+        if len(self._due) > self.most_hosts:
+            self._due.popitem(last=False)
+        wait_s = _within(min(wait_s, self.longest_s), remaining_s)
+        if wait_s <= 0 or self.held >= self.most_held:
+            return
+        self.held += 1
+        try:
+            await self.sleep(wait_s)
+        finally:
+            self.held -= 1
+
+
+def _within(wait_s: float, remaining_s: float | None) -> float:
+    """As much of it as the caller's deadline allows, so that the caller still reads the reason."""
+    if remaining_s is None:
+        return wait_s
+    return min(wait_s, max(remaining_s - KEPT_S, remaining_s * MOST_SHARE))

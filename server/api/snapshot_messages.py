@@ -1,4 +1,4 @@
-"""The engine's snapshot as the message the console, `server status` and the probes read."""
+"""The engine's snapshot as the message that the console, `server status` and the probes read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from server.telemetry.rows import TelemetryHealth
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot, ReplicaStatus, SelfCheck
 
-MOST_CHANGED = 50  # of one replica; a package upgraded whole changes every module
+# Changes listed for one replica; after an upgrade of a whole package every module has changed.
+MOST_CHANGED = 50
 
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """What is true of this server whatever it serves. `limits` are name, value, unit."""
+    """Facts about this server that do not depend on what it serves. `limits` are (name, value,
+    unit)."""
 
     name: str
     version: str
@@ -31,7 +33,7 @@ class ServerIdentity:
     limits: tuple[tuple[str, float, str], ...]
     insecure: bool
     slo_ms: float
-    simulated_speed: float = 0.0  # 0: its time is real
+    simulated_speed: float = 0.0  # 0: the server's time is real
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _add_telemetry(message: pb.ServerSnapshot, health: TelemetryHealth) -> None:
 
 
 def _host_message(now: HostFigures) -> pb.HostStatus:
-    """Bytes that are not known are 0, other figures NaN."""
+    """Unknown bytes are 0, other unknown figures NaN."""
     return filled(
         pb.HostStatus,
         now,

@@ -1,6 +1,6 @@
-"""Independent requests over one bidirectional stream: answered as they finish or in the order of
-the requests, a bounded number at a time. The next message is read only when there is room, so the
-caller's own window fills up and HTTP/2 slows it: no queue of ours grows."""
+"""Independent requests over one bidirectional stream, answered as they finish or in the order of
+the requests, a bounded number at a time. The next message is read only when there is room. So the
+caller's flow-control window fills up and HTTP/2 slows it down, and no queue of the server grows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ IN_FLIGHT = 64
 
 
 def name_of_call() -> str | None:
-    """For the tasks of a call: its method, so that a turn of the loop can be put down to it."""
+    """The method of a call, as a name for its tasks, so that a slow turn of the loop can be
+    attributed to it."""
     task = asyncio.current_task()
     return task.get_name() if task is not None else None
 
@@ -28,10 +29,10 @@ async def answer_stream(
     in_flight: int = IN_FLIGHT,
     in_order: bool = False,
 ) -> None:
-    """Read requests until the caller half-closes, write each answer as soon as it is there, or
+    """Read requests until the caller half-closes. Write each answer as soon as it is ready, or with
     `in_order` as soon as those before it are written.
 
-    `answer` must turn a request's own trouble into a message: what it raises ends the stream.
+    `answer` must turn a request's own errors into a message: an exception ends the stream.
     """
     room = asyncio.Semaphore(in_flight)
     writing = asyncio.Lock()
@@ -53,13 +54,14 @@ async def answer_stream(
             await room.acquire()
             try:
                 request = await context.read()
-            except Refused as refusal:  # what was read before is answered
+            except Refused as refusal:  # the requests read before are still answered
                 refused = refusal
                 break
             if request is grpc.aio.EOF:
                 break
             task = tasks.create_task(one(request, last), name=name_of_call())
             last = task if in_order else None
-            del request, task  # they hold the message while the next one is waited for
+            # Otherwise they would hold the message during the wait for the next one.
+            del request, task
     if refused is not None:
         raise refused

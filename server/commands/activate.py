@@ -1,4 +1,4 @@
-"""`server activate`: switch to a loaded bundle, or give it a share of the sessions first."""
+"""`server activate`: switch to a loaded bundle, or first give it a share of the sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The connection of the commands: trefoil's Connection with the stubs of all three services."""
+"""The connection of the commands: the Python client's Connection with the stubs of all three
+services."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ USER_AGENT = "trefoil-cli"
 
 
 class CommandConnection(Connection):
-    """`unary` and `stream` with a method of `inference`, `observe` or `admin` raise TrefoilError
-    and try once: a command shows the first answer."""
+    """`unary` and `stream`, with a method of `inference`, `observe` or `admin`, raise TrefoilError.
+    They call once: a command shows the first answer."""
 
     def __init__(self, address: str, access: Access | None = None) -> None:
         """Raises OSError when a file of `access` cannot be read."""

@@ -1,4 +1,4 @@
-"""What every command that calls a server shares: its address, TLS and token, the exit codes."""
+"""What all commands that call a server share: address, TLS and token flags, and exit codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
-    """For a command that calls several servers, with one credential."""
+    """Add the flags of a command that calls several servers with one credential."""
     _add_access(parser.add_argument_group("access"))
 
 
@@ -97,8 +97,8 @@ def access_of(arguments: argparse.Namespace) -> Access | None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Ends the program for files that gRPC would abort it for, or blame on the server."""
-    from server.security import pem  # late: most commands need no TLS
+    """End the program for files with which gRPC would abort it, or blame the server."""
+    from server.security import pem  # imported late: most commands need no TLS
 
     certificate, key = arguments.tls_cert, arguments.tls_key
     if (certificate is None) != (key is None):
@@ -121,7 +121,7 @@ def _end(message: str) -> NoReturn:
 def run_to_end(
     command: Coroutine[None, None, int], server: str, reword: Callable[[str], str] = str
 ) -> int:
-    """The exit code of a command; reports a TrefoilError on stderr, as `reword` puts it."""
+    """The exit code of a command; it reports a TrefoilError on stderr, reworded by `reword`."""
     try:
         return asyncio.run(command)
     except TrefoilError as error:
@@ -143,12 +143,13 @@ def error_message(error: TrefoilError, server: str) -> str:
 
 
 def reason_of(error: TrefoilError) -> str:
-    """gRPC lists each address it tried; the end of its message is what became of the last."""
+    """The last part of gRPC's message: gRPC lists each address it tried, and the end concerns the
+    last one."""
     return error.message.rpartition(": ")[2].rstrip("]") or "no answer"
 
 
 def connection_hint(message: str) -> str:
-    """What a broken connection means: gRPC reports the server's side of it only to the server."""
+    """What a broken connection may mean, as gRPC reports the server's reason only to the server."""
     if "Cancelling all calls" in message or "Stream removed" in message:
         return "it ended meanwhile"
     if "Socket closed" in message or "Connection reset" in message:

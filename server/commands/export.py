@@ -126,8 +126,8 @@ def _export(arguments: argparse.Namespace, quiet: bool) -> int:
 
 
 def _to_file(rows: Iterable[Plain], schemas: Schemas, form: str, out: Path) -> int:
-    """Written under another name until it is complete, so no reader sees half a file. A device
-    or a pipe is written directly."""
+    """Write to another name until the file is complete, so that no reader sees half a file. A
+    device or a pipe is written directly."""
     device = out.exists() and not out.is_file()
     part = out if device else out.with_name(out.name + ".part")
     count = 0

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
             command.error("give an ID or --file, not both")
         try:
             with _opened(arguments.file) as lines:
-                items = list(items_of(lines))  # all are read before the first is sent
+                items = list(items_of(lines))  # all lines are read before the first item is sent
         except (OSError, BadLine) as error:
             command.error(f"--file {arguments.file}: {getattr(error, 'strerror', None) or error}")
         return run_to_end(_send(arguments, iter(items)), arguments.server)
@@ -88,7 +88,7 @@ def _opened(path: Path) -> Any:
 
 
 def items_of(lines: Iterable[str]) -> Iterator[pb.FeedbackItem]:
-    """Raises BadLine at the first line that is none."""
+    """Raises BadLine at the first line that is not a feedback item."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _item(number, line)

@@ -1,4 +1,5 @@
-"""The flags of `server` without a subcommand: to ServerConfig, and back for `server status`."""
+"""The flags of `server` without a subcommand: from flags to ServerConfig, and back for `server
+status`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ METAVARS: dict[Callable[[str], Any], str] = {
     **{whole: "N", count: "N", seconds: "S", at_least_one: "S"},
     **{mib: "MIB", kib: "KIB", share: "SHARE"},
 }
-# reader -> the end of the field's name, that of the flag, the unit
+# Reader -> the ending of the field's name, that of the flag's name, the unit.
 UNITS: dict[Callable[[str], Any], tuple[str, str, int]] = {
     mib: ("_bytes", "_mb", MIB),
     kib: ("_bytes", "_kb", 1024),
@@ -24,7 +25,7 @@ UNITS: dict[Callable[[str], Any], tuple[str, str, int]] = {
 
 
 def flags() -> Iterator[tuple[str, str, Any, Flag]]:
-    """(the flag's name, its field, the default, what else is known) of each setting."""
+    """(the flag's name, its field, the default, the rest of its description) of each setting."""
     for field in fields(ServerConfig):
         flag: Flag = field.metadata[""]
         end, unit, _ = UNITS.get(flag.read, ("", "", 1))

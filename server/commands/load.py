@@ -22,7 +22,7 @@ BUNDLE_HELP = (
 
 
 def source_of(text: str) -> str:
-    """As the server is asked for it: a URL, or a whole path."""
+    """The source in the form the server expects: a URL, or an absolute path."""
     return text if is_remote(text) else str(Path(text).resolve())
 
 

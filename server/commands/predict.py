@@ -1,4 +1,4 @@
-"""`server predict`: one request from the command line, or the same one repeatedly as a load."""
+"""`server predict`: one request from the command line, or the same request repeatedly as a load."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         ("image", "FILE", "a picture: JPEG, PNG, WebP, GIF, BMP, TIFF"),
         ("audio", "FILE", "a sound: WAV, FLAC, Ogg, Opus, MP3, AIFF"),
     ):
-        # One list for all three keeps the order in which they were given.
+        # One list for all three flags keeps the order in which they were given.
         parts.add_argument(
             f"--{kind}",
             dest="parts",
@@ -226,7 +226,7 @@ def _standard_input(command: argparse.ArgumentParser, kind: str) -> bytes:
 
 
 def _meant(argument: str) -> str:
-    """Which flag an argument without one was meant for."""
+    """Which flag an argument without a flag was probably meant for."""
     ending = Path(argument).suffix.lower()
     kinds = {**dict.fromkeys(PICTURES, "image"), **dict.fromkeys(SOUNDS, "audio")}
     kind = kinds.get(ending, "text")
@@ -234,7 +234,7 @@ def _meant(argument: str) -> str:
 
 
 def _with_files(parts: Sequence[tuple[str, str]], message: str) -> str:
-    """The message with the file behind each part that it names. A refusal of a file's content
+    """The message with the file's name after each part that it names. A refusal of a file's content
     begins with its name already."""
 
     def named(found: re.Match[str]) -> str:
@@ -249,7 +249,7 @@ def _with_files(parts: Sequence[tuple[str, str]], message: str) -> str:
 
 
 def _name(value: str) -> str:
-    """What a part is called in messages: its file's name, which need not be UTF-8."""
+    """The name of a part in messages: its file's name, which need not be UTF-8."""
     if value == STDIN:
         return "standard input"
     return os.fsencode(Path(value).name).decode(errors="replace")

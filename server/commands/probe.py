@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _state(arguments: argparse.Namespace) -> tuple[str, str]:
-    """In one word, and why it takes no traffic, "" when it does."""
+    """The state in one word, and why the server takes no traffic, "" when it does."""
     async with connect(arguments) as client:
         snapshot = (await client.state(arguments.timeout)).snapshot
     word = pb.ServerState.Name(snapshot.state).lower().replace("_", "-")

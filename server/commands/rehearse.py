@@ -137,7 +137,7 @@ def _rows(event: pb.RehearseEvent) -> list[list[str]]:
     ):
         if f"{name}_before" in found:
             rows.append([title, *_both(found, name, digits)])
-    if "work_ratio_high" in found:  # a handful of pairs has no upper end
+    if "work_ratio_high" in found:  # a small number of pairs has no upper end
         before, now = found["work_ms_before"], found["work_ms_now"]
         low, high = found["work_ratio_low"], found["work_ratio_high"]
         ratio = f"x {found['work_ratio']:.2f}"

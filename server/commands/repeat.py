@@ -1,4 +1,4 @@
-"""A small closed-loop load: the same request again and again, some of them at a time."""
+"""A small closed-loop load: the same request repeatedly, with a fixed number in flight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.telemetry.outputs import STAGES
 from trefoil import TrefoilError, Unavailable
 from trefoil.errors import error_of, error_of_fault
 
-# A refused caller waits for retry_after, or this long.
+# A refused caller waits for the server's retry time, or this long.
 BACK_OFF_S = 0.1
 
 
@@ -26,7 +26,7 @@ BACK_OFF_S = 0.1
 class Load:
     repeat: int
     concurrency: int
-    unary: bool  # a call each; else all over one stream
+    unary: bool  # each request is a call; otherwise all share one stream
     timeout_s: float
 
 
@@ -38,7 +38,7 @@ class Summary:
     batch_rows: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     first_error: TrefoilError | None = None
-    gone: bool = False  # the server is not reached any more: the load ends early
+    gone: bool = False  # the server is no longer reachable: the load ends early
 
     def plain(self) -> dict[str, Any]:
         answered = max(len(self.latencies_ms), 1)
@@ -86,7 +86,8 @@ class Summary:
 
 
 class PredictStream:
-    """Requests over one stream, each awaited on its own. Half the cost of a call each."""
+    """Requests over one stream, each awaited separately. Costs half as much as one call for
+    each."""
 
     def __init__(self, client: CommandConnection) -> None:
         self._call = client.inference.PredictStream()
@@ -127,7 +128,7 @@ class PredictStream:
 async def run_load(
     client: CommandConnection, request: pb.PredictRequest, load: Load, progress: TextIO
 ) -> Summary:
-    """Send it `load.repeat` times; a refused caller backs off, and is counted."""
+    """Send the request `load.repeat` times; a refused caller backs off and is counted."""
     summary = Summary()
     stream = None if load.unary else PredictStream(client)
     left = iter(range(load.repeat))

@@ -43,7 +43,7 @@ from server.telemetry.store.payload_keys import NO_KEYS, PayloadKeys
 from server.telemetry.store.reader import Reader
 
 TIMEOUT_S = 30.0
-WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows to itself
+WRITTEN_AFTER_S = 1.5  # longer than the writer keeps rows before it writes them
 ABOUT = """The payload is read from the running server, or with --data from the files of a server
 that may be stopped. The running server answers it (as one more request), with --stamp a bundle that
 it has loaded (uncounted), or with --bundle a replica of that bundle that is started for this.
@@ -54,12 +54,12 @@ BUNDLE_REFUSED = 78
 
 
 class NoPayload(Exception):
-    """The prediction is not known, or cannot be answered again."""
+    """The prediction is unknown, or cannot be answered again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A prediction of the past: its row, its payload, the features of its stamp."""
+    """A past prediction: its row, its payload, the features of its stamp."""
 
     row: pb.PredictionRow
     example: bytes
@@ -143,7 +143,7 @@ async def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _keys(path: Path | None) -> PayloadKeys:
-    """Raises NoPayload."""
+    """The keys in the file. Raises NoPayload."""
     if path is None:
         return NO_KEYS
     try:
@@ -156,7 +156,7 @@ async def _from_server(client: CommandConnection, identifier: str) -> Kept:
     request = pb.SamplesRequest(prediction_ids=[identifier], with_payload=True)
     samples = partial(client.unary, client.observe.Samples, request, TIMEOUT_S)
     found = (await samples()).samples
-    if not found:  # a prediction made a moment ago may be on its way to the store
+    if not found:  # the row of a very recent prediction may not be in the store yet
         await asyncio.sleep(WRITTEN_AFTER_S)
         found = (await samples()).samples
     if not found:
@@ -167,7 +167,7 @@ async def _from_server(client: CommandConnection, identifier: str) -> Kept:
 
 
 def from_data(folder: Path, identifier: str, keys: PayloadKeys = NO_KEYS) -> Kept:
-    """Raises NoPayload, sqlite3.Error."""
+    """The prediction from the folder of --data. Raises NoPayload, sqlite3.Error."""
     require_current(folder / NAME)
     reader = Reader(lambda: folder / NAME, keys)
     found = reader.by_id([identifier], payload=True)
@@ -184,7 +184,7 @@ def from_data(folder: Path, identifier: str, keys: PayloadKeys = NO_KEYS) -> Kep
 
 
 def _unknown(where: str, identifier: str) -> str:
-    """An id holds its time, so it may simply be too old."""
+    """The message for an unknown id. An id contains its time, so it may just be too old."""
     made = made_at(identifier)
     if made is None or made > 4e9:
         return f"{where} knows no prediction {printable(identifier)}, which is not a prediction id"
@@ -230,7 +230,7 @@ def _plain(row: pb.PredictionRow, now: ReplaySide, lines: Sequence[Line]) -> dic
 
 
 def _different(lines: Sequence[Line]) -> list[Line]:
-    """What differs apart from the stamp: another stamp alone is not another answer."""
+    """The differences besides the stamp: another stamp alone is not another answer."""
     return [line for line in lines if line.differs and line.name != "stamp"]
 
 

@@ -1,4 +1,5 @@
-"""Serving, from the flags to the exit code: listen, load, report progress, drain on a signal."""
+"""Runs a server, from the flags to the exit code: listen, load, report progress, drain on a
+signal."""
 
 from __future__ import annotations
 
@@ -64,16 +65,16 @@ logger = logging.getLogger(__name__)
 HTTP_LIBRARIES = ("uvicorn", "httptools", "python_multipart")
 OK = 0
 REFUSED = 78  # EX_CONFIG of sysexits.h: the bundle or the pool cannot be served
-# After the drain nothing is left to answer but what watches.
+# After the drain only watch streams are left.
 LAST_CALLS_S = 0.5
-# What a service manager is asked for beyond the grace: replicas end, telemetry is written out.
+# Time requested from a service manager beyond the grace: replicas end, telemetry is written.
 TO_END_S = 30.0
 
 Wall = Callable[[], float]
 
 
 def run(config: ServerConfig) -> int:
-    """The exit code. Raises CannotListen before anything is loaded."""
+    """Serve; returns the exit code. Raises CannotListen before anything is loaded."""
     log = event_log.install(sys.stdout, config.log_format, config.log_level)
     try:
         return _run(config)
@@ -85,7 +86,7 @@ def _run(config: ServerConfig) -> int:
     if sys.__stderr__ is not None:
         faulthandler.enable(
             sys.__stderr__
-        )  # a watchdog aborts what hangs: then report where it hung
+        )  # a watchdog aborts a process that hangs: then report where it hung
     manager = service_manager(os.environ)
 
     def report(line: str, level: int = INFO, /) -> None:
@@ -101,7 +102,7 @@ def _run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) -> int:
-    # All that may be refused by its flags alone, before anything is opened or written.
+    # Everything that the flags alone can show to be wrong, before anything is opened or written.
     credentials = credentials_of(config)
     checked_address(config, credentials is not None)
     make_http = _http_listener(config, credentials is not None)
@@ -181,7 +182,7 @@ async def _serve(config: ServerConfig, report: Report, manager: ServiceManager) 
 
 
 async def _stopped(listener: Listener, http_listener: HttpListener | None) -> None:
-    """Both ports: what is under way there has the same time to end."""
+    """Stop both ports: open requests there have the same time to end."""
     ends = [listener.stop(LAST_CALLS_S)]
     if http_listener is not None:
         ends.append(http_listener.stop(LAST_CALLS_S))
@@ -191,9 +192,9 @@ async def _stopped(listener: Listener, http_listener: HttpListener | None) -> No
 def _http_listener(
     config: ServerConfig, encrypted: bool
 ) -> Callable[[Listener, OtelSetup], HttpListener] | None:
-    """What makes the HTTP port once the gRPC port has started; None without --http.
+    """A function that makes the HTTP port once the gRPC port has started; None without --http.
 
-    Raises CannotListen for an address that cannot be had, or when the libraries are missing.
+    Raises CannotListen for an address that cannot be used, or when the libraries are missing.
     """
     if not config.http:
         return None
@@ -241,7 +242,7 @@ async def _run_until_stopped(
 
 
 def _remedy(config: ServerConfig) -> str:
-    """What to do when what the store served last cannot be served."""
+    """What to do when the bundle that the store last served cannot be served."""
     if config.bundle != CHOOSE or not (config.data / FOLDER / "current").is_symlink():
         return ""
     return (
@@ -259,7 +260,7 @@ async def _boot(
 ) -> None:
     """Start with the first bundle that can be served.
 
-    Raises PoolRefused or DeployRefused, that of the last one, when none can.
+    Raises PoolRefused or DeployRefused, of the last bundle tried, when none can be served.
     """
     tried: list[FailedBoot] = []
     left = list(tries)
@@ -286,10 +287,10 @@ async def _boot(
 async def _restamped(
     choice: BootChoice, refusal: PoolRefused | DeployRefused, config: ServerConfig, report: Report
 ) -> BootChoice | None:
-    """A copy of the embedded bundle for these libraries; None where the refusal stands,
-    as for every bundle that was named.
+    """A copy of the embedded bundle for these libraries; None where the refusal stands, as it does
+    for every bundle given by name.
 
-    Raises PoolRefused when the golden inputs are answered differently, or nothing can be written.
+    Raises PoolRefused when the golden answers differ, or nothing can be written.
     """
     ours = (EMBEDDED_BUNDLE, config.data / restamped.UNLINKED)
     unnamed = config.bundle == CHOOSE and choice.path in ours
@@ -304,9 +305,9 @@ async def _restamped(
 
 
 async def _start(engine: Engine, journal: DeployJournal) -> None:
-    """Raises PoolRefused or DeployRefused."""
+    """Start with this engine. Raises PoolRefused or DeployRefused."""
     await engine.start()
-    assert engine.facts is not None  # or it would have been refused
+    assert engine.facts is not None  # otherwise it would have been refused
     await journal.start(engine.facts)
 
 
@@ -320,7 +321,7 @@ def _telemetry(config: ServerConfig, wall: Wall, otel: OtelSetup) -> TelemetryPo
 
 
 def _kept(telemetry: TelemetryPort, config: ServerConfig) -> tuple[str, int]:
-    """A line of the log and its level."""
+    """A line for the log and its level."""
     state = telemetry.health().state
     if state == "ok":
         return f"telemetry is kept in {config.data} for {config.keep_days:g} days", INFO
@@ -330,7 +331,8 @@ def _kept(telemetry: TelemetryPort, config: ServerConfig) -> tuple[str, int]:
 
 
 def _store(config: ServerConfig, report: Report) -> BundleStore | None:
-    """None when there is nowhere to keep bundles: the one that was named is served all the same."""
+    """The store; None when there is no place for bundles: the named bundle is served all the
+    same."""
     try:
         return BundleStore(config.data / FOLDER)
     except OSError as error:
@@ -347,7 +349,7 @@ def _deployment(
 
 
 def wall_of(config: ServerConfig) -> Wall:
-    """What telemetry dates its rows by; deadlines stay on the monotonic clock."""
+    """The clock that dates telemetry's rows; deadlines stay on the monotonic clock."""
     return SimulatedWall(*config.simulated_time) if config.simulated_time else time.time
 
 

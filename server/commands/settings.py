@@ -1,6 +1,7 @@
-"""From flags, environment and file to one ServerConfig, and which of them each setting came from.
+"""Combines flags, environment and file into one ServerConfig, and records the source of each
+setting.
 
-A flag comes before the environment, the environment before the file, the file before the default.
+A flag overrides the environment, the environment the file, the file the default.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ SWITCH = {
 
 
 class SettingInvalid(ValueError):
-    """The file or a variable holds what no flag accepts."""
+    """The file or a variable has a value that no flag accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`sources` has a line for each setting that is not the default, by the flag's name."""
+    """`sources` has a line for each setting that differs from the default, by the flag's name."""
 
     config: ServerConfig
     sources: Mapping[str, str]
@@ -61,7 +62,7 @@ def settings_of(
     """Raises SettingInvalid. Wrong flags end the process, as argparse does."""
     flags = _flags(parser)
     for action in flags.values():
-        action.default = argparse.SUPPRESS  # only what was given is left
+        action.default = argparse.SUPPRESS  # only flags that were given are left
     given = vars(parser.parse_args(arguments))
     path = given.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
     print_only = given.pop("print_config", False)
@@ -80,7 +81,7 @@ def settings_of(
 
 
 def as_toml(settings: Settings) -> str:
-    """Every setting as the file of --config would have it. Reading it back gives the same ones."""
+    """Every setting in the form of the --config file. Reading it back gives the same settings."""
     lines = []
     for name, text in flags_of(settings.config).items():
         if not text:
@@ -91,7 +92,7 @@ def as_toml(settings: Settings) -> str:
 
 
 def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """By the flag's name without its dashes; --help and the like are not settings."""
+    """The flags by name without dashes; --help and similar flags are not settings."""
     own = {"--help", "--version", CONFIG, PRINT}
     actions = [one for one in parser._actions if not own & set(one.option_strings)]
     return {one.option_strings[-1].removeprefix("--"): one for one in actions}
@@ -128,7 +129,7 @@ def _of_file(path: Path, flags: Mapping[str, argparse.Action]) -> dict[str, Any]
 
 
 def _value(action: argparse.Action, text: str, where: str) -> Any:
-    """As the flag itself would read the text."""
+    """Parse the text as the flag itself would."""
     if action.nargs == 0:
         if text.lower() not in SWITCH:
             raise SettingInvalid(f"{where}: {text!r}: expected true or false")
@@ -153,6 +154,6 @@ def _toml(config: ServerConfig, name: str, text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML."""
+    """A TOML basic string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _shown(text: str) -> int:
     number = whole(text)
-    if number > 100:  # the server shows no more
+    if number > 100:  # the server returns no more
         raise ValueError
     return number
 

@@ -22,7 +22,7 @@ from trefoil import TrefoilError
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
 HOUR_MS = 3_600_000
-CLEAR = "\033[H\033[J"  # to the first line, and nothing below
+CLEAR = "\033[H\033[J"  # move to the first line and clear below
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +72,7 @@ async def call(arguments: argparse.Namespace) -> int:
 
 
 async def _watch(client: CommandConnection, arguments: argparse.Namespace) -> None:
-    """Until it is interrupted: a server that is away for a while is shown as away."""
+    """Watch until interrupted: a server that is unreachable for a while is shown as unreachable."""
     clear = CLEAR if sys.stdout.isatty() else ""
     while True:
         try:
@@ -94,7 +94,7 @@ async def _text(client: CommandConnection, event: pb.WatchEvent, full: bool) -> 
 
 
 async def _firing(client: CommandConnection, now_ms: int) -> list[pb.AlertRow]:
-    """The alerts that fire and are not silenced."""
+    """The alerts that are firing and not silenced."""
     request = pb.HistoryRequest(
         from_unix_ms=now_ms - HOUR_MS, to_unix_ms=now_ms + HOUR_MS, kinds=["alert"]
     )

@@ -1,4 +1,5 @@
-"""`server tune`: which pool, threads and batches serve most on this machine within an objective."""
+"""`server tune`: finds the pool, threads and batches that serve most on this machine within an
+objective."""
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ def _conclude(arguments: argparse.Namespace, objective: TuningObjective, found: 
 
 
 def _examples(arguments: argparse.Namespace) -> list[pb.Example]:
-    """Raises OSError, ValueError, sqlite3.Error."""
+    """The examples to send. Raises OSError, ValueError, sqlite3.Error."""
     if arguments.payloads is None:
         return _golden(arguments.bundle)
     path = arguments.payloads / NAME
@@ -146,7 +147,8 @@ def _examples(arguments: argparse.Namespace) -> list[pb.Example]:
 
 
 def _golden(bundle: Path) -> list[pb.Example]:
-    """Read by a process of its own: nothing here imports the pipeline."""
+    """The golden inputs, read by a separate process: the command itself never imports the
+    pipeline."""
     with tempfile.TemporaryFile() as out:
         done = subprocess.run(
             [
@@ -167,7 +169,7 @@ def _golden(bundle: Path) -> list[pb.Example]:
 
 
 class Clock:
-    """The share of the time that has passed, and a bar of it, which never goes back."""
+    """The share of the time that has passed, with a progress bar that never moves back."""
 
     def __init__(self, budget_s: float) -> None:
         self._began = time.monotonic()
@@ -198,7 +200,7 @@ class Clock:
 async def _tuned(
     arguments: argparse.Namespace, examples: Sequence[pb.Example], objective: TuningObjective
 ) -> Found:
-    """Raises NotStarted when not even the default serves."""
+    """Raises NotStarted when not even the default configuration starts."""
     clock = Clock(arguments.minutes * 60)
     fixed = ("--bundle", str(arguments.bundle.resolve()), "--device", arguments.device)
 
@@ -211,7 +213,7 @@ async def _tuned(
             except NotStarted:
                 if setting == DEFAULT:
                     raise
-                return None  # for want of memory, for example: what has started is compared
+                return None  # out of memory, for example: what has started is compared
 
         on_gpu = arguments.device != "cpu" and host.has_gpu()
         search = Search(start, objective, arguments.minutes * 60, clock.spent, clock.report)
@@ -278,7 +280,8 @@ def _flags(arguments: argparse.Namespace, chosen: Setting) -> str:
 
 
 def write(path: Path, arguments: argparse.Namespace, found: Found) -> None:
-    """Read back by the parser of `server` before it takes its place. Raises OSError."""
+    """Write the settings. The parser of `server` reads them back before the file takes its place.
+    Raises OSError."""
     from server.main import parser as server_parser
 
     lines = [

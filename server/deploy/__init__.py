@@ -1,1 +1,1 @@
-"""Bundles on disk, and how one takes the place of another."""
+"""Bundles on disk, and how one replaces another."""

@@ -1,7 +1,8 @@
-"""Which bundle a server starts with: the one named by --bundle, else the one its store served last.
+"""Chooses the bundle that a server starts with: the one named by --bundle, or else the one its
+store served last.
 
-Knows the store and no pool: the caller starts pools, and tries the next choice when a bundle is
-refused.
+This module knows the store but not pools: the caller starts pools, and tries the next choice when a
+bundle is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from server.deploy.restamped import copy_of, unlinked
 
 @dataclass(frozen=True, slots=True)
 class BootChoice:
-    """A bundle to serve and why it is this one."""
+    """A bundle to serve, and why this one."""
 
     path: Path
     reason: str
@@ -26,7 +27,7 @@ class BootChoice:
 
 @dataclass(frozen=True, slots=True)
 class FailedBoot:
-    """A choice that could not be served, and what refused it."""
+    """A choice that could not be served, and the refusal."""
 
     choice: BootChoice
     refusal: str
@@ -38,10 +39,10 @@ def choices(
     data: Path | None = None,
     expected: Stored | None = None,
 ) -> tuple[BootChoice, ...]:
-    """What to try, in this order: what was named, what the fleet serves, what this one served.
+    """What to try, in this order: the named bundle, the fleet's, the one this server served last.
 
-    Never falls back from the store to the embedded bundle: another model with other labels must
-    not replace it silently.
+    Never falls back from the store to the embedded bundle: another model with other labels must not
+    replace it silently.
     """
     if asked != CHOOSE:
         return (BootChoice(asked, _named(asked, store)),)
@@ -53,7 +54,7 @@ def choices(
 
 
 def after(choice: BootChoice, tried: Sequence[FailedBoot]) -> BootChoice:
-    """The same choice, with what was refused before it as part of the reason."""
+    """The same choice, with the earlier refusals added to the reason."""
     if not tried:
         return choice
     before = "; ".join(f"{one.choice.path.name} refused: {one.refusal}" for one in tried)
@@ -61,10 +62,10 @@ def after(choice: BootChoice, tried: Sequence[FailedBoot]) -> BootChoice:
 
 
 def _embedded(data: Path | None) -> tuple[BootChoice, ...]:
-    """A copy that an earlier start restamped comes first; the original is still right where the
-    libraries are its own again."""
+    """The embedded bundle. A copy that an earlier start restamped comes first; the original is
+    right again when its own libraries are installed."""
     original = BootChoice(EMBEDDED_BUNDLE, "the embedded one: nothing was named or activated")
-    with suppress(OSError):  # refused then, with its reason
+    with suppress(OSError):  # if it fails, the bundle is refused later with its reason
         if data is not None and (plain := unlinked(EMBEDDED_BUNDLE, data)) != EMBEDDED_BUNDLE:
             why = "a copy of the embedded one, which was installed as links"
             original = BootChoice(plain, f"{why}: nothing was named or activated")
@@ -80,7 +81,7 @@ def _named(asked: Path, store: BundleStore | None) -> str:
         try:
             current = store.current
         except StoreRefused:
-            pass  # what was named is served, whatever the store is like
+            pass  # the named bundle is served, whatever the state of the store
     if current is None or current.path.resolve() == asked.resolve():
         return "named by --bundle"
     return f"named by --bundle, before {current.stamp[:SHORT]}, the store's current"
@@ -96,8 +97,8 @@ def _linked(store: BundleStore) -> tuple[BootChoice, ...]:
         try:
             _, stamp = identify(path)
         except StoreRefused as error:
-            # Stays in the list, so that a replica refuses it: a damaged or missing current bundle
-            # is reported, not skipped.
+            # It stays in the list, so that a replica refuses it: a damaged or missing current
+            # bundle is reported, not skipped.
             found.append(BootChoice(store.root / link, f"the store's {link} ({error})"))
             continue
         if stamp not in stamps:

@@ -1,4 +1,4 @@
-"""What a store of bundles holds, for people: sizes, ages and what each is there for."""
+"""The contents of a store of bundles, for display: sizes, ages and the roles of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.routing.router import stamp_of
 
 @dataclass(frozen=True, slots=True)
 class BundleListing:
-    """`roles` are those on disk: what a restart, and a rollback after it, would serve."""
+    """`roles` are the roles on disk: what a restart, and a rollback after it, would serve."""
 
     stored: Stored
     bytes: int
@@ -22,7 +22,7 @@ class BundleListing:
 
 
 def list_bundles(store: BundleStore) -> list[BundleListing]:
-    """The newest first. Raises OSError."""
+    """The bundles, newest first. Raises OSError."""
     linked = {"current": store.link_path("current"), "previous": store.link_path("previous")}
     found = []
     for stored in store.bundles():
@@ -33,7 +33,7 @@ def list_bundles(store: BundleStore) -> list[BundleListing]:
 
 
 def roles(pool_set: PoolSet) -> dict[str, list[str]]:
-    """What each stamp in memory is there for."""
+    """The roles of each stamp in memory."""
     found: dict[str, list[str]] = {}
     branch, canary = pool_set.branch, pool_set.canary
     second = branch.pool if branch is not None else None
@@ -57,7 +57,7 @@ def bundle_message(one: BundleListing) -> pb.StoredBundle:
 
 
 def rows(bundles: Sequence[pb.StoredBundle]) -> list[tuple[str, ...]]:
-    """name, stamp, MiB, what it is there for."""
+    """(name, stamp, MiB, roles)."""
     return [
         (one.name, one.stamp, f"{one.bytes / (1 << 20):.1f}", ", ".join(one.roles) or "-")
         for one in bundles

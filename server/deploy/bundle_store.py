@@ -1,11 +1,12 @@
-"""Bundles on disk: a read-only directory for each content, two symbolic links to those that serve.
+"""Bundles on disk: a read-only directory for each content, and two symbolic links, to the current
+and the previous one.
 
     bundles/<name>/<first 12 of the stamp>/    never edited; files 0444, directories 0555
     bundles/current, bundles/previous          each set by rename(2) of a new link
 
 A directory appears under its final name only when every byte is on the disk, and each link is
-replaced in one step, so a crash anywhere leaves a store that can be served. It reads only
-the claims in the manifest of a bundle; a replica verifies them.
+replaced in one step, so a crash anywhere leaves a store that can be served. The store reads only
+what the manifest of a bundle claims; a replica verifies it.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from server.values import MIB
 
 CURRENT = "current"
 PREVIOUS = "previous"
-FOLDER = "bundles"  # of a server's --data
+FOLDER = "bundles"  # within a server's --data
 SHORT = 12
 _PARTIAL = ".partial-"
 
-Progress = Callable[[int, int], None]  # bytes copied, bytes in all
+Progress = Callable[[int, int], None]  # bytes copied, total bytes
 Step = Callable[[str], None]
 
 
 class StoreRefused(Exception):
-    """The store cannot do what was asked: what, and the remedy."""
+    """The store cannot do what was asked. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Stored:
 
 
 class BundleStore:
-    """`step` is called with the name of each durable change just made; tests end the process
+    """`step` is called with the name of each durable change after it; tests end the process
     there."""
 
     def __init__(self, root: Path, step: Step = lambda name: None) -> None:
@@ -66,10 +67,10 @@ class BundleStore:
         self._forget_partials()
 
     def add(self, source: Path, progress: Progress | None = None) -> Stored:
-        """Copy a bundle in and make it read-only; one that is there already is left alone.
+        """Copy a bundle in and make it read-only; a bundle that is already there is left alone.
 
-        Raises StoreRefused for a directory that is not a bundle or holds anything but plain files,
-        and when reading or writing fails. A second caller waits for the first.
+        Raises StoreRefused for a directory that is not a bundle or contains anything but plain
+        files, and when reading or writing fails. A second caller waits for the first.
         """
         with self._adding:
             try:
@@ -87,7 +88,7 @@ class BundleStore:
         with self._adding:
             try:
                 stored = self._add(source, None, moved=True)
-                _remove(source)  # gone by that name, unless the store had it already
+                _remove(source)  # the move has removed it, unless the store already had the bundle
                 return stored
             except SurveyRefused as error:
                 raise StoreRefused(f"{source} cannot be moved into {self.root}: {error}") from None
@@ -115,9 +116,9 @@ class BundleStore:
             self._step("sealed")
             partial.rename(place)
         finally:
-            _remove(partial)  # gone by that name when all went well
+            _remove(partial)  # removed already if all went well
             with contextlib.suppress(OSError):
-                place.parent.rmdir()  # unless something is there, as when all went well
+                place.parent.rmdir()  # fails if there is something in it, as when all went well
         _sync(place.parent)
         self._step("added")
         return Stored(name, stamp, place)
@@ -134,8 +135,8 @@ class BundleStore:
         )
 
     def _adopt_signatures(self, source: Path, place: Path) -> None:
-        """A bundle may have been signed after it came here: signatures are not part of the stamp.
-        One that a link leads to keeps those it has, so that it starts tomorrow as it did today."""
+        """Copy signatures that were made after the bundle came here: they are not part of the
+        stamp. A linked bundle keeps its own signatures, so that the next start is like this one."""
         linked = place in [b.path for b in (self.current, self.previous) if b is not None]
         for name in SIGNATURES:
             new, old = source / name, place / name
@@ -157,7 +158,7 @@ class BundleStore:
             self._step(f"{name} adopted")
 
     def bundles(self) -> list[Stored]:
-        """Every bundle with a readable manifest; a damaged one hides only its own bundle."""
+        """Every bundle with a readable manifest; damage to one hides only that bundle."""
         found = []
         for path in sorted(self.root.glob("*/*")):
             hidden = path.name.startswith(".") or path.parent.name.startswith(".")
@@ -167,7 +168,8 @@ class BundleStore:
         return found
 
     def find(self, stamp: str) -> Stored:
-        """By full stamp or an unambiguous beginning of at least 6 hex. Raises StoreRefused."""
+        """A bundle by its full stamp or an unambiguous prefix of at least 6 hex digits. Raises
+        StoreRefused."""
         if not re.fullmatch(r"[0-9a-f]{6,64}", stamp):
             raise StoreRefused(f"{stamp!r} is not a stamp: give 6 to 64 hex digits")
         matches = [bundle for bundle in self.bundles() if bundle.stamp.startswith(stamp)]
@@ -186,12 +188,13 @@ class BundleStore:
         return self._linked(PREVIOUS)
 
     def link_path(self, name: str) -> Path | None:
-        """Where a link points, whatever is there."""
+        """Where a link points, whether or not anything is there."""
         link = self.root / name
         return self.root / os.readlink(link) if link.is_symlink() else None
 
     def activate(self, bundle: Stored, before: Stored | None = None) -> None:
-        """Make it the current one; `before`, or else what was current, becomes the previous one.
+        """Make a bundle the current one; `before`, or else the current one, becomes the previous
+        one.
 
         `previous` is set first: a crash in between leaves current = previous, which can be served.
         """
@@ -204,8 +207,8 @@ class BundleStore:
         self._link(CURRENT, bundle.path)
 
     def collect(self, keep: Collection[str] = (), newest: int = 0) -> list[Stored]:
-        """Remove every bundle that is neither linked, nor among the stamps to keep, nor one of the
-        `newest` of what is left. A link that cannot be read keeps everything."""
+        """Remove every bundle that is not linked, not among the stamps to keep, and not one of the
+        `newest` of the rest. If a link cannot be read, nothing is removed."""
         linked = {b.stamp for b in (self.current, self.previous) if b is not None}
         unused = [b for b in self.bundles() if b.stamp not in linked | set(keep)]
         unused.sort(key=lambda bundle: bundle.path.stat().st_mtime_ns)
@@ -215,14 +218,15 @@ class BundleStore:
         return unused
 
     def remove(self, bundle: Stored) -> None:
-        """Out of sight first: half a bundle is never seen under its name."""
+        """Remove a bundle. It is renamed first, so that half a bundle is never found under its
+        name."""
         doomed = bundle.path.parent / f"{_PARTIAL}{bundle.path.name}-{os.getpid()}"
         bundle.path.rename(doomed)
         self._step("hidden")
         _remove(doomed)
 
     def _known(self, name: str) -> Stored | None:
-        """None also for a linked bundle that is damaged."""
+        """The bundle a link points to; None also if it is damaged."""
         try:
             return self._linked(name)
         except StoreRefused:
@@ -251,7 +255,7 @@ class BundleStore:
 
 
 def identify(path: Path) -> tuple[str, str]:
-    """(name, stamp) a bundle's manifest claims. Raises StoreRefused."""
+    """(name, stamp) that the bundle's manifest claims. Raises StoreRefused."""
     try:
         manifest = read_manifest(path)
         return claimed(manifest)
@@ -260,7 +264,7 @@ def identify(path: Path) -> tuple[str, str]:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """In message; a path means the same to the server only on its own host."""
+    """The reason for a message. It adds that a path is one on the server's host."""
     if not os.path.lexists(path):
         return "it does not exist on the server's host"
     if not path.is_dir():
@@ -275,12 +279,13 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def _copy(source: Path, target: Path, surveyed: Survey, progress: Progress | None) -> None:
-    """Exactly the bytes that were surveyed: a file that grows meanwhile takes no more room."""
+    """Copy exactly the bytes that were surveyed: a file that grows meanwhile takes no more
+    space."""
     done = 0
     for name, size in surveyed.files.items():
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        # O_NOFOLLOW: what was a plain file a moment ago must still be one.
+        # O_NOFOLLOW: what was a plain file at the survey must still be one.
         with os.fdopen(os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
             with copy.open("wb") as writer:
                 left = size

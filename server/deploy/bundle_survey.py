@@ -1,5 +1,5 @@
-"""What a look at a bundle's files can refuse before a byte is copied: their number, names, kinds
-and sizes, holes in them, and the room that is left for them."""
+"""Checks a bundle's files before a byte is copied: their number, names, kinds and sizes, holes in
+them, and the space left for them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from server.values import MIB
 MAX_FILES = 4096
 MAX_DEPTH = 2
 MANIFEST = "manifest.json"
-# A file of 4,096 paths and digests has 1 MiB.
+# A manifest of 4,096 paths and digests has 1 MiB.
 MAX_MANIFEST_BYTES = 16 * MIB
-# Of holes in one file. Nothing that is written in a bundle makes any; some file systems round.
+# Holes in one file. Files written for a bundle have none; some file systems round.
 MAX_HOLE_BYTES = MIB
 SIGNATURES = ("manifest.sig", "model.sig")
-_UNLISTED = (MANIFEST, *SIGNATURES)  # a manifest cannot list what covers it
+_UNLISTED = (MANIFEST, *SIGNATURES)  # a manifest cannot list the files that cover it
 _BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
@@ -38,7 +38,7 @@ LISTED_KEYS = ("path", "size", "sha256")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file as a manifest lists it: path below the bundle, bytes, 64 hex digits."""
+    """A file as the manifest lists it: path below the bundle, bytes, 64 hex digits."""
 
     path: str
     size: int
@@ -47,7 +47,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`files`: path below the bundle, and bytes."""
+    """`files`: path below the bundle -> bytes."""
 
     files: dict[str, int]
 
@@ -57,8 +57,8 @@ class Survey:
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
-    """Not verified. Raises SurveyRefused for one that is too large, nested or not an object;
-    OSError, ValueError."""
+    """The manifest, not verified. Raises SurveyRefused for one that is too large, nested too deep
+    or not an object; OSError, ValueError."""
     with (bundle / MANIFEST).open("rb") as file:
         content = file.read(MAX_MANIFEST_BYTES + 1)
     if len(content) > MAX_MANIFEST_BYTES:
@@ -67,8 +67,8 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
-    """Not verified. Raises SurveyRefused for one that is nested too deep or not an object;
-    ValueError."""
+    """The manifest, not verified. Raises SurveyRefused for one that is nested too deep or not an
+    object; ValueError."""
     try:
         found = json.loads(content)
     except RecursionError:
@@ -87,8 +87,8 @@ def claimed(manifest: dict[str, Any]) -> tuple[str, str]:
 
 
 def listed_files(manifest: dict[str, Any]) -> tuple[Listed, ...]:
-    """The files of a bundle, before any of them is there. Raises SurveyRefused for a list that is
-    missing or too long, and for a name that could lead out of the bundle."""
+    """The files of a bundle, before any of them has arrived. Raises SurveyRefused for a list that
+    is missing or too long, and for a name that could lead out of the bundle."""
     listed = manifest.get("files")
     if not isinstance(listed, list) or not listed:
         raise SurveyRefused(f"{MANIFEST} lists no files")
@@ -113,7 +113,8 @@ def _listed(one: Any) -> Listed:
 
 
 def survey(bundle: Path, target: Path, needs_room: bool = True) -> Survey:
-    """Raises SurveyRefused for what is not to be copied to the file system of `target`; OSError."""
+    """Raises SurveyRefused for files that must not be copied to the file system of `target`;
+    OSError."""
     files: dict[str, int] = {}
     for path in plain_files(bundle):
         name = path.relative_to(bundle).as_posix()
@@ -132,7 +133,7 @@ def survey(bundle: Path, target: Path, needs_room: bool = True) -> Survey:
 
 
 def plain_files(source: Path) -> Iterator[Path]:
-    """Every file below; raises SurveyRefused for a link, a pipe, a device."""
+    """Every file below; raises SurveyRefused for a link, a pipe or a device."""
     for directory, names, files in os.walk(source):
         for name in (*names, *files):
             path = Path(directory) / name
@@ -144,8 +145,8 @@ def plain_files(source: Path) -> Iterator[Path]:
 
 
 def _compare_sizes(manifest: dict[str, Any], files: dict[str, int]) -> None:
-    """With those the manifest lists. A manifest without a list is left to the replica, which reads
-    it strictly."""
+    """Compare the sizes with those in the manifest. A manifest without a list is left to the
+    replica, which checks it strictly."""
     listed = manifest.get("files")
     if not isinstance(listed, list):
         return
@@ -165,8 +166,8 @@ def _compare_sizes(manifest: dict[str, Any], files: dict[str, int]) -> None:
 
 
 def _refuse_holes(path: Path, name: str, found: os.stat_result) -> None:
-    """A hole costs its owner nothing and the store its whole length. Fewer blocks than bytes may
-    also be compression, so the file system is asked where the holes are."""
+    """Refuse a file with holes: they cost its owner nothing and the store their whole length. Fewer
+    blocks than bytes may also mean compression, so the file system is asked where the holes are."""
     if found.st_size - found.st_blocks * 512 <= MAX_HOLE_BYTES:
         return
     holes = _hole_bytes(path, found.st_size)
@@ -178,7 +179,8 @@ def _refuse_holes(path: Path, name: str, found: os.stat_result) -> None:
 
 
 def _hole_bytes(path: Path, size: int) -> int:
-    """Counted to the first MAX_HOLE_BYTES only: a hostile file has a hole every other block."""
+    """Bytes of holes, counted only up to the first MAX_HOLE_BYTES: a hostile file has a hole in
+    every other block."""
     holes = place = 0
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
@@ -188,7 +190,7 @@ def _hole_bytes(path: Path, size: int) -> int:
                 break
             try:
                 place = os.lseek(descriptor, begin, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole up to the end
+            except OSError:  # ENXIO: only a hole is left up to the end
                 place = size
             holes += place - begin
             if holes > MAX_HOLE_BYTES:

@@ -1,7 +1,7 @@
-"""Putting bundles into service: the store on disk and the pools in memory, in the right order.
+"""Puts bundles into service: the store on disk and the pools in memory, in the right order.
 
-The switch in memory comes first, the links on disk after it: a crash in between boots the bundle
-that served before, which was good a moment ago.
+The switch in memory comes first, then the links on disk. After a crash in between, the next start
+serves the bundle that served before, which was good until then.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from server.values import MIB
 
 logger = logging.getLogger(__name__)
 
-# (what was done, the switch or None, in message): for the journal of deploys.
+# (what was done, the switch or None, a message), for the deploy journal.
 RecordDeploy = Callable[[str, Switch | None, str], None]
-# The analysis of a candidate against what serves, from the facts of both bundles.
+# The analysis of a candidate against the active bundle, from the facts of both.
 Analyse = Callable[[Facts, Facts], CanaryAnalysis]
 CANARY_LOOK_S = 1.0
 COPY_LOOK_S = 0.2
 DAMAGED = ("names", "kind", "manifest", "files", "format", "hash")  # checks of a bundle's files
-COLD = "cold"  # the check that a rollback without a warm standby is refused with
+COLD = "cold"  # the check that refuses a rollback without a warm standby
 
 
 @dataclass(slots=True)
 class Deployment:
-    """`keep` bundles stay on disk beside what is linked or loaded."""
+    """`keep` unused bundles stay on disk besides those that are linked or loaded."""
 
     pool_set: PoolSet
     store: BundleStore
@@ -56,9 +56,10 @@ class Deployment:
     keep: int = 5
     look_s: float = CANARY_LOOK_S
     fetcher: Fetcher = field(init=False)
-    _copied: set[str] = field(default_factory=set, init=False)  # stamps on their way into a pool
+    _copied: set[str] = field(default_factory=set, init=False)  # stamps being loaded into a pool
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
-    _left: str = field(default="", init=False)  # rolled back from, until the next switch
+    # The stamp that was rolled back from, until the next switch.
+    _left: str = field(default="", init=False)
     _linking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class Deployment:
 
     async def load(self, source: Path | str, swap: str, activate: bool, report: Report) -> None:
         """Copy a bundle into the store, or fetch it from a URL, then prove it beside the active
-        one; with `activate` serve it as well. Raises DeployRefused with the evidence."""
+        one; with `activate` also serve it. Raises DeployRefused with the evidence."""
         try:
             if is_remote(str(source)):
                 stored = await self._fetched(str(source), report)
@@ -78,7 +79,8 @@ class Deployment:
         await self._load(stored, swap, activate, "activate", "", report)
 
     async def _fetched(self, url: str, report: Report) -> Stored:
-        """It ends when its caller goes away, unlike a copy: what has arrived is continued later."""
+        """Fetch a bundle. Unlike a copy it ends when its caller leaves: the next fetch continues
+        with what has arrived."""
         stopped = threading.Event()
 
         def fetch(progress: Progress) -> Stored:
@@ -92,7 +94,8 @@ class Deployment:
             stopped.set()
 
     async def roll_back_cold(self, reason: str, swap: str, report: Report) -> None:
-        """To the store's previous bundle, which is loaded for it. Raises DeployRefused."""
+        """Go back to the store's previous bundle, which must be loaded first. Raises
+        DeployRefused."""
         previous = self.store.previous
         if previous is None:
             raise DeployRefused("rollback", "there is no previous bundle in the store")
@@ -105,7 +108,7 @@ class Deployment:
         chosen = await self._choose(stored, swap, activate, report)
         await self._keep_active(report)
         if chosen == ROLLING:
-            # It goes on when its caller goes away: half a roll is not a state to stay in.
+            # It continues when its caller leaves: half a roll is not a state to stay in.
             rolled = self._journaled(self._rolled(stored, action, reason, report), stored)
             await detached(rolled, self._tasks)
         else:
@@ -113,7 +116,8 @@ class Deployment:
             await self._journaled(beside, stored)
 
     async def _choose(self, stored: Stored, swap: str, activate: bool, report: Report) -> str:
-        """How it takes the other's place, and the room for it. Raises DeployRefused."""
+        """How the bundle replaces the active one; checks the memory for it. Raises
+        DeployRefused."""
         pool_set = self.pool_set
         try:
             if stored.stamp == stamp_of(pool_set.active):
@@ -135,7 +139,8 @@ class Deployment:
         return chosen
 
     async def _keep_active(self, report: Report) -> None:
-        """Copy what serves, if it came from outside the store: to be able to go back to it."""
+        """Copy the active bundle if it came from outside the store, so that a rollback to it is
+        possible."""
         facts = self.pool_set.active.facts
         if facts is None or facts.dirty or self._find(facts.stamp) is not None:
             return
@@ -154,8 +159,8 @@ class Deployment:
             raise self._refused(refusal) from None
 
     async def _forget_damaged(self, stored: Stored, refusal: DeployRefused) -> None:
-        """A copy whose files are not the manifest's, as of a bundle that was still being written,
-        must not stand in for the whole one at the next load."""
+        """Remove a copy whose files do not match the manifest (as of a bundle that was still being
+        written), so that the next load copies the complete bundle."""
         if refusal.check not in DAMAGED or stored.stamp in roles(self.pool_set):
             return
         try:
@@ -188,16 +193,17 @@ class Deployment:
             self._copied.discard(stored.stamp)
 
     async def activate(self, stamp: str, reason: str = "") -> Step:
-        """For all sessions, at once; this ends its canary. Raises DeployRefused."""
+        """Serve the bundle for all sessions at once; this ends its canary. Raises DeployRefused."""
         stored, canary = self._find(stamp), self.pool_set.canary
         evidence = f"canary ended: {canary.evidence()}" if canary is not None else ""
         done = activated(self.pool_set.activate(stored.stamp if stored else stamp))
         return await self._noted("activate", done, "; ".join(filter(None, (reason, evidence))))
 
     async def roll_back(self, reason: str, canary_only: bool = False) -> Step:
-        """Ends a canary; else, unless `canary_only`, back to the bundle kept warm.
+        """End the canary; without one, and unless `canary_only`, go back to the warm standby.
 
-        Raises DeployRefused, with the check COLD when it would have to be loaded first.
+        Raises DeployRefused, with the check COLD when the previous bundle would have to be loaded
+        first.
         """
         canary = self.pool_set.canary
         if canary is not None:
@@ -213,7 +219,7 @@ class Deployment:
         return await self._noted("rollback", done, reason)
 
     def _check_back(self, stamp: str) -> None:
-        """Two people who roll the same bundle back must not serve it again between them."""
+        """If two people roll back the same bundle, the second call must not bring it back."""
         if stamp and stamp == self._left:
             again = f"`server activate {stamp[:SHORT]}` if it is to serve again"
             raise DeployRefused(
@@ -221,7 +227,7 @@ class Deployment:
             )
 
     async def _noted(self, action: str, done: Step, detail: str) -> Step:
-        """Journal and links; the step with what is worth adding to it."""
+        """Write the journal and set the links; returns the step with any addition to its text."""
         switch = done.switch
         assert switch is not None
         self._left = switch.from_stamp if action == "rollback" else ""
@@ -242,7 +248,7 @@ class Deployment:
         return await self._collect()
 
     async def _collect(self) -> str:
-        """Remove what nothing refers to; never a reason for a switch to fail."""
+        """Remove bundles that nothing refers to; a failure never fails the switch."""
         keep = {*roles(self.pool_set), *self._copied}
         try:
             gone = await asyncio.to_thread(self.store.collect, keep, self.keep)
@@ -256,7 +262,7 @@ class Deployment:
         return f"; removed from the store: {names}"
 
     def _find(self, stamp: str) -> Stored | None:
-        """None for a bundle that was started from outside the store."""
+        """The stored bundle; None for one that was started from outside the store."""
         try:
             return self.store.find(stamp)
         except StoreRefused:
@@ -269,7 +275,8 @@ class Deployment:
     async def start_canary(
         self, stamp: str, share: float, seconds: float, reason: str = ""
     ) -> Step:
-        """Serve this share of the sessions with a loaded stamp, and watch. Raises DeployRefused."""
+        """Serve this share of the sessions with a loaded stamp, and watch it. Raises
+        DeployRefused."""
         stored = self._find(stamp)
         full = stored.stamp if stored is not None else stamp
         active, candidate = self.pool_set.active.facts, self.pool_set.candidate
@@ -296,7 +303,8 @@ class Deployment:
             if decision == "back":
                 self._canary_back(canary, evidence)
             elif decision == "promote":
-                with contextlib.suppress(DeployRefused):  # not serving just now: looked at again
+                # Not ready at the moment: it is checked again.
+                with contextlib.suppress(DeployRefused):
                     done = activated(self.pool_set.activate(stamp_of(canary.pool)))
                     await self._noted("canary-promoted", done, evidence)
             elif decision == "hold":
@@ -312,7 +320,7 @@ class Deployment:
         return switched(canary.pool, self.pool_set.active, 0.0)
 
     async def stop(self) -> None:
-        if self.pool_set.canary is not None:  # a restart serves what was active, and to everybody
+        if self.pool_set.canary is not None:  # a restart serves the active bundle to all sessions
             self.record("canary-rolled-back", self._of(self.pool_set.canary), "the server stopped")
         for task in [*self._tasks]:
             task.cancel()
@@ -322,8 +330,8 @@ class Deployment:
 async def _in_thread(
     step: str, what: str, work: Callable[[Progress], Stored], report: Report
 ) -> Stored:
-    """Report how far `work` is, in bytes, until it ends. Where its waiter is cancelled it goes on,
-    unless it looks for that itself."""
+    """Report the progress of `work`, in bytes, until it ends. If the caller is cancelled it
+    continues, unless it checks for that itself."""
     done_of = deque([(0, 0)], maxlen=1)
     working = asyncio.create_task(asyncio.to_thread(work, lambda *sizes: done_of.append(sizes)))
     try:
@@ -334,4 +342,4 @@ async def _in_thread(
             await asyncio.wait([working], timeout=COPY_LOOK_S)
         return working.result()
     finally:
-        working.cancel()  # of a caller who went away
+        working.cancel()  # the caller has left

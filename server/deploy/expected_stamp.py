@@ -1,10 +1,10 @@
-"""A server of a fleet is not ready before it serves the fleet's stamp.
+"""Keeps a server of a fleet out of traffic until it serves the fleet's stamp.
 
-A server that was down while the fleet switched would come back with the bundle it served last, and
-answer differently from the others. With --expect-stamp it loads the fleet's bundle from its store,
-with --expect-from also from where the fleet keeps it, or stays out of traffic and names what is
-missing. Once it has served the stamp it is released: what is activated later is the operator's
-decision.
+A server that was down while the fleet switched would start with the bundle it served last, and its
+answers would differ from the others'. With --expect-stamp it loads the fleet's bundle from its
+store, and with --expect-from also from where the fleet keeps it; otherwise it stays out of traffic
+and names what is missing. Once it has served the stamp it is released: later activations are the
+operator's decision.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 STAMP = re.compile(r"[0-9a-f]{12,64}")
 LOOK_S = 2.0
-AGAIN_S = 60.0  # after a bundle that was refused
+AGAIN_S = 60.0  # wait after a refused bundle
 
 
 @dataclass(slots=True)
 class ExpectedStamp:
     """`asked` is a stamp, at least its first 12 digits, or a file with one; "" expects nothing. A
-    file is read at each look, since the fleet may switch while this server starts. `source` is
-    where bundles are fetched from that the store has not, with {stamp} in it; "" fetches none."""
+    file is read at each check, since the fleet may switch while this server starts. `source` is the
+    URL, with {stamp} in it, of bundles that the store lacks; "" fetches none."""
 
     asked: str
     source: str = ""
     released: bool = field(default=False, init=False)
-    _refusal: str = field(default="", init=False)  # of the last attempt
+    _refusal: str = field(default="", init=False)  # the refusal of the last attempt
 
     def read(self) -> tuple[str, str]:
-        """(the stamp, "" where none can be read; the reason)."""
+        """(the stamp, "" if it cannot be read; where it comes from or why it cannot be read)."""
         if STAMP.fullmatch(self.asked):
             return self.asked, "--expect-stamp"
         try:
@@ -50,7 +50,7 @@ class ExpectedStamp:
         return text, f"--expect-stamp {self.asked}"
 
     def withheld(self, serving: str) -> str:
-        """Why a server that serves this stamp is not ready, "" when it may be."""
+        """Why a server with this stamp must not be ready; "" if it may be."""
         if not self.asked or self.released:
             return ""
         stamp, reason = self.read()
@@ -73,7 +73,7 @@ class ExpectedStamp:
         return self.source.replace("{stamp}", stamp)
 
     def stored(self, store: BundleStore | None) -> Stored | None:
-        """The expected bundle where the store has it."""
+        """The expected bundle, if the store has it."""
         stamp, _ = self.read() if self.asked else ("", "")
         try:
             return store.find(stamp) if store is not None and stamp else None
@@ -83,7 +83,8 @@ class ExpectedStamp:
     async def obey(
         self, deployment: Deployment, look_s: float = LOOK_S, again_s: float = AGAIN_S
     ) -> None:
-        """Serves the expected bundle as soon as the store has it, or `source` has brought it."""
+        """Load and activate the expected bundle as soon as the store has it, or fetch it from
+        `source`."""
         while not self.released and self.asked:
             await asyncio.sleep(look_s)
             stamp, _ = self.read()
@@ -97,7 +98,8 @@ class ExpectedStamp:
                 continue
             except DeployRefused as refusal:
                 self._refusal = str(refusal)
-            except Exception as fault:  # the loop's edge: a library of an object store may fail too
+            # The edge of the loop: a library of an object store may fail too.
+            except Exception as fault:
                 logger.exception("the bundle that the fleet serves")
                 self._refusal = f"{type(fault).__name__}: {fault}"
             if not self.released:

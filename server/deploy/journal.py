@@ -37,24 +37,26 @@ class DeployJournal:
 
     async def adopt(self, facts: Facts) -> None:
         """A bundle has been loaded and is about to serve. Raises DeployRefused when its reference
-        or its objective does not fit what it predicts; nothing has changed then."""
+        or its objective does not fit its predictions; then nothing has changed."""
         try:
             await asyncio.to_thread(lambda: self.telemetry.adopt(bundle_of(facts)))
         except (StoreBusy, sqlite3.Error) as trouble:
-            # Telemetry's own trouble keeps no bundle from serving: rows then have no reference.
+            # A failure of telemetry must not keep a bundle from serving: its rows then have no
+            # reference.
             logger.error("telemetry: %s is not adopted: %s", facts.stamp_name, trouble)
         except (TelemetryError, OSError) as error:
             raise DeployRefused("reference", str(error)) from None
 
     def switched(self, action: str, switch: Switch | None, detail: str) -> None:
-        """What a Deployment did: load | activate | rollback | refuse | collect | canary..."""
+        """Record an action of a Deployment: load | activate | rollback | refuse | collect |
+        canary..."""
         if switch is None:
             self._note(action, detail=detail)
         else:
             self._note(action, switch.stamp, switch.stamp_name, switch.from_stamp, detail)
 
     async def start(self, facts: Facts) -> None:
-        """The first bundle of this process. Raises DeployRefused, like `adopt`."""
+        """Record the first bundle of this process. Raises DeployRefused, as `adopt` does."""
         try:
             await self.adopt(facts)
         except DeployRefused as refusal:
@@ -64,7 +66,8 @@ class DeployJournal:
         self._note("start", facts.stamp, facts.stamp_name)
 
     def replica_exited(self, facts: Facts, why: str) -> None:
-        """A replica process has died; `why` names it and when the next one starts."""
+        """Record that a replica process has died; `why` has the cause, and when the next one
+        starts."""
         self._note("replica-exit", facts.stamp, facts.stamp_name, detail=why)
 
     def stop(self, facts: Facts | None) -> None:
@@ -79,7 +82,8 @@ class DeployJournal:
 
 
 def analysis_of(active: Facts, candidate: Facts) -> CanaryAnalysis:
-    """Both valued by one price list; without values when a bundle's files do not fit."""
+    """The analysis of a canary, with both bundles valued by one price list; without values if a
+    bundle's files do not fit."""
     try:
         sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     except (TelemetryError, OSError) as error:
@@ -89,7 +93,7 @@ def analysis_of(active: Facts, candidate: Facts) -> CanaryAnalysis:
 
 
 def bundle_of(facts: Facts) -> BundleFiles:
-    """Raises OSError."""
+    """The bundle's files for telemetry. Raises OSError."""
     path = Path(facts.bundle_path)
     return BundleFiles(
         stamp=facts.stamp,
@@ -102,5 +106,5 @@ def bundle_of(facts: Facts) -> BundleFiles:
 
 
 def _content(path: Path) -> bytes:
-    """Both files are a bundle's to have or not."""
+    """The content of a file that a bundle may lack; then it is empty."""
     return path.read_bytes() if path.is_file() else b""

@@ -1,12 +1,13 @@
-"""The embedded bundle under another Python, other libraries or as links: a copy in the data
-directory.
+"""A copy of the embedded bundle in the data directory, for an installation with another Python,
+other libraries or linked files.
 
-An installer such as uv links the files of a package to its cache. A bundle has none, as another
-name of a file can change it from outside, so what is served is then a plain copy of the same stamp.
+An installer such as uv links the files of a package to its cache. A bundle must not contain links,
+as another name of a file allows changes from outside. So the server serves a plain copy with the
+same stamp.
 
-The stamp names the library versions and Unicode tables that answers depend on. Where this
-installation has others, a child process answers the golden inputs again, and only when each answer
-is right is a copy stamped for what is installed. Only the embedded bundle is treated so: a bundle
+The stamp names the library versions and Unicode tables that answers depend on. If this installation
+has others, a child process answers the golden inputs again, and a copy is stamped for the installed
+versions only when each answer is right. Only the embedded bundle is treated like this: a bundle
 that was named or activated is refused, as its stamp may be pinned.
 """
 
@@ -21,14 +22,14 @@ from server.child_process import module_command
 from server.errors import PoolRefused
 
 FOLDER = "embedded"  # in the data directory
-CHECK = "libraries"  # the check of a refusal that restamping may answer
+CHECK = "libraries"  # the check whose refusal a restamp can resolve
 PARTIAL = "embedded.partial"
 UNLINKED = "embedded.unlinked"
 
 
 def unlinked(embedded: Path, data: Path) -> Path:
-    """The embedded bundle, or a plain copy of it in the data directory where its files are links.
-    The copy is verified like any other bundle. Raises OSError."""
+    """The embedded bundle, or a plain copy of it in the data directory if its files are links. The
+    copy is verified like any other bundle. Raises OSError."""
     if not any(one.is_symlink() or one.stat().st_nlink > 1 for one in _files(embedded)):
         return embedded
     place = data / UNLINKED
@@ -44,7 +45,7 @@ def _files(bundle: Path) -> list[Path]:
 
 
 def _same(embedded: Path, copy: Path) -> bool:
-    """By the manifest, which has the hash of each file."""
+    """Whether both have the same manifest, which has the hash of each file."""
     try:
         manifests = [(bundle / "manifest.json").read_bytes() for bundle in (embedded, copy)]
     except OSError:
@@ -53,7 +54,7 @@ def _same(embedded: Path, copy: Path) -> bool:
 
 
 def copy_of(embedded: Path, data: Path) -> Path | None:
-    """The copy made before of this very bundle, None where there is none."""
+    """The copy made earlier from this bundle; None if there is none."""
     try:
         before = json.loads((data / FOLDER / "manifest.json").read_bytes())["human"]
         stamp = json.loads((embedded / "manifest.json").read_bytes())["stamp"]
@@ -74,7 +75,7 @@ async def restamp(embedded: Path, data: Path) -> Path:
 
 def _cleared(data: Path) -> Path:
     data.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(data / PARTIAL, ignore_errors=True)  # of a start that was broken off
+    shutil.rmtree(data / PARTIAL, ignore_errors=True)  # left by an interrupted start
     return data / PARTIAL
 
 
@@ -84,7 +85,7 @@ def _put(fresh: Path, place: Path) -> Path:
 
 
 async def _child(*arguments: str) -> None:
-    """`pipelines ARGUMENTS`: the model's libraries stay out of this process."""
+    """Run `pipelines ARGUMENTS`: the model's libraries stay out of this process."""
     process = await asyncio.create_subprocess_exec(
         *module_command("pipelines.main"),
         *arguments,

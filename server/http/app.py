@@ -1,4 +1,4 @@
-"""The ASGI application: which path is which route, and the form of errors of each protocol."""
+"""The ASGI application: routes paths, and forms errors as each protocol requires."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Route = Callable[[Exchange], Awaitable[Response | None]]
 
 @dataclass(frozen=True, slots=True)
 class ErrorForm:
-    """How a protocol puts a refusal of a call, and one of HTTP's own."""
+    """The form of a protocol's errors: for a refused call, and for a refusal by HTTP itself."""
 
     of_call: Callable[[CallRefusal, str], Response]
     of_http: Callable[[HttpRefused], Response]
@@ -110,7 +110,7 @@ class HttpApp:
         except Exception:
             logger.exception("%s %s", method, path)
             if exchange.started:
-                raise  # what was sent cannot be taken back: the connection is closed
+                raise  # what was sent cannot be taken back, so the connection is closed
             fault = CallRefusal("INTERNAL", "an error of this server; its log has it", "", "BUG")
             response = form.of_call(fault, self._stamp())
         if response is None:
@@ -124,7 +124,7 @@ class HttpApp:
         return facts.stamp if facts is not None else ""
 
     def _route(self, method: str, path: str) -> Route:
-        """Raises HttpRefused."""
+        """The route of a path. Raises HttpRefused."""
         found: Route | str | None
         if path.startswith(OPEN_INFERENCE):
             found = self._open_inference.route(method, path)

@@ -1,5 +1,6 @@
-"""Calls that arrive over HTTP, made to the methods of the gRPC port through the same interceptors:
-what may be called, by whom and how often is decided once, for both ports."""
+"""Passes calls that arrive over HTTP to the methods of the gRPC port, through the same
+interceptors. So one place decides for both ports which calls are allowed, for whom and how
+often."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Read = Callable[[], Awaitable[bytes]]
 
 
 class CallDetails(NamedTuple):
-    """What an interceptor reads of a call before its message."""
+    """The fields of a call that an interceptor reads before its message."""
 
     method: str
     invocation_metadata: Metadata
@@ -29,11 +30,11 @@ class CallDetails(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class HttpCall:
-    """What a servant and an interceptor ask of a grpc.aio servicer context.
+    """The methods of a grpc.aio servicer context that servants and interceptors use.
 
-    `caller` as gRPC names a peer; `uris` are those of a verified client certificate; `writer` takes
-    each message of a method that streams, `answer` is what another has written; `http_address` is
-    the HOST:PORT called.
+    `caller` is named as gRPC names a peer; `uris` are those of a verified client certificate.
+    `writer` takes each message of a method that streams, `answer` is the message of any other
+    method. `http_address` is the HOST:PORT called.
     """
 
     caller: str
@@ -71,7 +72,7 @@ class HttpCall:
         self.trailing = dict(metadata)
 
     async def read(self) -> Any:
-        """The call's only message, then the end. Raises Refused for one that HTTP refuses."""
+        """The call's only message, then the end. Raises Refused for a message that HTTP refuses."""
         source, self.source = self.source, None
         if source is None:
             return grpc.aio.EOF
@@ -97,7 +98,7 @@ class HttpCall:
 
 
 class Calls:
-    """`services` are generic handlers, `interceptors` the outermost first, as a server has them."""
+    """`services` are generic handlers; `interceptors` come outermost first, as in a gRPC server."""
 
     def __init__(self, services: Sequence[Any], interceptors: Sequence[Any]) -> None:
         self._services = services
@@ -106,10 +107,10 @@ class Calls:
             self._begin = partial(interceptor.intercept_service, self._begin)
 
     async def make(self, method: str, call: HttpCall, source: Read) -> Any:
-        """The answer's message, or None of a method that streams. `source` reads the request when
-        the call may be made and has a place, never before.
+        """The answer's message, or None for a method that streams. `source` reads the request only
+        once the call is allowed and has a place.
 
-        Raises CallRefused, and HttpRefused as `source` did.
+        Raises CallRefused, and HttpRefused as `source` does.
         """
         handler = await self._begin(CallDetails(method, call.metadata))
         if handler is None:
@@ -127,7 +128,7 @@ class Calls:
             raise call.http_refused from None
 
     async def ask(self, method: str, data: bytes, call: HttpCall) -> Any:
-        """The same for a request that has no body."""
+        """As `make`, for a request without a body."""
 
         async def source() -> bytes:
             return data
@@ -143,12 +144,12 @@ class Calls:
 
 
 async def _run(handler: Any, call: HttpCall) -> Any:
-    """A handler of any kind: interceptors may have made another one of a method's own."""
+    """Run a handler of any kind: an interceptor may have replaced the method's own handler."""
     kind = "_".join(
         "stream" if streaming else "unary"
         for streaming in (handler.request_streaming, handler.response_streaming)
     )
-    # One that takes a stream reads it from its context, and one that only refuses reads nothing.
+    # A handler of a stream reads it from its context; one that only refuses reads nothing.
     request = None if handler.request_streaming else await call.read()
     found = await getattr(handler, kind)(request, call)
     return call.answer if found is None else found

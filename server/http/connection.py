@@ -1,5 +1,5 @@
-"""One connection of the HTTP port, with the limits uvicorn leaves open: how many there are, how
-long and how large a head may be, and that a caller who goes away takes its work along."""
+"""One connection of the HTTP port, with the limits that uvicorn lacks: the number of connections,
+the time and size of a request's head. When a caller disconnects, its work is cancelled."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from server.http.limits import ConnectionLimit, HttpTimes
 HEAD_BYTES = 32 << 10  # request line and headers
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.ERROR)  # what callers send wrong is their affair; our own faults are logged
+# Errors in requests concern their senders only; this server's own faults are logged.
+logger.setLevel(logging.ERROR)
 
 
 class HttpConnection(HttpToolsProtocol):
-    """`peer` is named as gRPC names one; `uris` are those of a verified client certificate."""
+    """`peer` is named as gRPC names a peer; `uris` are those of a verified client certificate."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class HttpConnection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """The task of this request is the one to end when the caller goes away."""
+        """Note the current task: it is cancelled when the caller disconnects."""
         self._task = asyncio.current_task()
 
     def end(self) -> None:
@@ -61,7 +62,7 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(503, f"the limit is {full}")
             return
         self._host = host
-        # A client may open one ahead of its first request.
+        # A client may open a connection before its first request.
         self._timer = self.loop.call_later(self.times.idle_s, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,7 +124,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def _peer_of(transport: asyncio.Transport) -> str:
-    """`ipv4:10.0.0.7:4711`, `ipv6:%5B::1%5D:4711` or `unix:`."""
+    """The peer as `ipv4:10.0.0.7:4711`, `ipv6:%5B::1%5D:4711` or `unix:`."""
     address = transport.get_extra_info("peername")
     if not isinstance(address, tuple):
         return "unix:"
@@ -135,7 +136,7 @@ def _peer_of(transport: asyncio.Transport) -> str:
 
 
 def _uris_of(transport: asyncio.Transport) -> tuple[bytes, ...]:
-    """URIs of the certificate that the handshake verified; none without one."""
+    """The URIs of the certificate that the handshake verified; empty without one."""
     ssl_object = transport.get_extra_info("ssl_object")
     certificate = ssl_object.getpeercert() if ssl_object is not None else None
     names = certificate.get("subjectAltName", ()) if certificate else ()

@@ -1,4 +1,4 @@
-"""One request and its answer: the head, the body within its limits, and what is sent back."""
+"""One request and its answer: the head, the body within its limits, and the response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.http.connection import HttpConnection
 from server.http.refusals import CallerGone, HttpRefused
 from server.request.caller import CLIENT_KEY, TRACE_KEY
 
-# Of all headers of a request only these go into a call.
+# Only these headers of a request become metadata of the call.
 _METADATA = tuple(
     (name.encode(), name)
     for name in ("authorization", "user-agent", CLIENT_KEY, TRACE_KEY, "tracestate")
@@ -35,7 +35,7 @@ class Response:
 
 @dataclass(slots=True)
 class BodyLimit:
-    """`each` bytes of one body, `in_all` of all that are held."""
+    """`each`: bytes of one body; `in_all`: bytes of all bodies held."""
 
     each: int
     in_all: int
@@ -66,7 +66,7 @@ class Exchange:
         self.headers = dict(self.scope["headers"])
 
     def call(self, write: Write | None = None) -> HttpCall:
-        """Raises HttpRefused for a deadline that is none."""
+        """The call of this request. Raises HttpRefused for an invalid deadline."""
         headers = self.headers
         metadata: Metadata = tuple(
             (name, headers[raw].decode("latin-1")) for raw, name in _METADATA if raw in headers
@@ -78,8 +78,8 @@ class Exchange:
         return HttpCall(connection.peer, metadata, connection.uris, remaining_s, write, address)
 
     async def body(self) -> bytes:
-        """The whole body. Raises HttpRefused before reading one that announces too much, and as
-        soon as one has too much."""
+        """The whole body. Raises HttpRefused before reading if the declared length is too large,
+        and as soon as the body becomes too large."""
         encoding = self.headers.get(b"content-encoding", b"identity")
         if encoding.lower() not in (b"identity", b""):
             text = "bodies are taken as they are: send it without Content-Encoding"
@@ -100,7 +100,7 @@ class Exchange:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release(self) -> None:
-        """The body is held no longer."""
+        """Release the memory of the body."""
         self.limit.give_back(self._held)
         self._held = 0
 
@@ -124,7 +124,8 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": 200, "headers": head})
 
     async def write(self, data: bytes, more: bool = True) -> None:
-        """The next piece of a stream. A reader that takes nothing in time is given up."""
+        """Write the next piece of a stream. The connection is given up if its reader takes nothing
+        in time."""
         message = {"type": "http.response.body", "body": data, "more_body": more}
         try:
             async with asyncio.timeout(self.connection.times.write_s):
@@ -134,9 +135,9 @@ class Exchange:
             raise CallerGone from None
 
     async def discard(self) -> None:
-        """Read on for a moment and keep nothing: a connection closed upon unread bytes is reset,
-        and its peer may never see the answer."""
-        if b"expect" in self.headers:  # it waits for the answer
+        """Read on for a moment and discard the bytes: a connection that is closed with unread bytes
+        is reset, and its peer may never see the answer."""
+        if b"expect" in self.headers:  # the client sends the body only after an answer
             return
         try:
             async with asyncio.timeout(self.connection.times.discard_s):

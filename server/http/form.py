@@ -1,5 +1,5 @@
-"""multipart/form-data as `curl -F` and HTML forms send it: fields in their order, contents as views
-into the body."""
+"""Parses multipart/form-data as `curl -F` and HTML forms send it: fields in order, contents as
+views into the body."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from server.http.refusals import HttpRefused
 MOST_FIELDS = 256
 MEDIA_TYPE = b"multipart/form-data"
 
-# It logs each malformed body, which is for its sender to know.
+# It logs each malformed body, which concerns only its sender.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 @dataclass(slots=True)
 class FormField:
-    """`content` lies in the body; `file` is the name that a file had where it was sent."""
+    """`content` is a view of the body; `file` is the file name that the sender gave."""
 
     name: str
     content: memoryview
     file: str = ""
 
     def text(self) -> str:
-        """Raises HttpRefused unless it is UTF-8."""
+        """The content as text. Raises HttpRefused unless it is UTF-8."""
         try:
             return str(self.content, "utf-8")
         except UnicodeDecodeError as error:
@@ -93,7 +93,7 @@ class _Reader:
 
 
 def fields_of(body: bytes, content_type: bytes) -> Iterator[FormField]:
-    """The fields of a form in order. Raises HttpRefused for what is none."""
+    """The fields of a form in order. Raises HttpRefused for a body that is not a form."""
     kind, options = parse_options_header(content_type.decode("latin-1"))
     boundary = options.get(b"boundary", b"")
     if kind != MEDIA_TYPE or not boundary:

@@ -1,5 +1,5 @@
-"""How many connections the HTTP port holds, and for how long. Needs no library of HTTP: metrics
-read it too."""
+"""How many connections the HTTP port holds, and for how long. Imports no HTTP library, because
+metrics use it too."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HttpTimes:
-    """Seconds after which the HTTP port gives up."""
+    """Timeouts of the HTTP port, in seconds."""
 
-    handshake_s: float = 10.0  # of TLS
+    handshake_s: float = 10.0  # of the TLS handshake
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
-    idle_s: float = 60.0  # a connection before its first request, and between two
-    linger_s: float = 5.0  # a peer that takes no more bytes of an answer after it is done
+    idle_s: float = 60.0  # of a connection before its first request, and between two requests
+    linger_s: float = 5.0  # for a peer to take the last bytes of an answer
     body_idle_s: float = 20.0  # between two pieces of a body
-    discard_s: float = 2.0  # a refused body is read on, so that its sender sees the refusal
-    write_s: float = 30.0  # until a reader takes the next piece of a stream
+    # How long a refused body is still read, so that its sender sees the refusal.
+    discard_s: float = 2.0
+    write_s: float = 30.0  # for a reader to take the next piece of a stream
 
 
 HTTP_TIMES = HttpTimes()
 
 
 class ConnectionLimit:
-    """How many connections are open, in all and of one host."""
+    """Counts open connections, in all and for each host."""
 
     def __init__(self, in_all: int, of_host: int) -> None:
         self.in_all = in_all
@@ -34,7 +35,7 @@ class ConnectionLimit:
         self._hosts: Counter[str] = Counter()
 
     def enter(self, host: str) -> str:
-        """ "" when there is room, else the limit that is reached."""
+        """Count a connection; returns "" if there is room, else the limit that is reached."""
         if self.open >= self.in_all:
             self.refused += 1
             return f"{self.in_all} connections in all; --max-http-connections raises it"

@@ -1,6 +1,6 @@
-"""The HTTP port of a server: it listens, serves in the event loop of the gRPC port, and closes
-after it has answered. uvicorn and httptools read and write HTTP; no process or signal is theirs.
-"""
+"""The HTTP port of a server: it listens, serves in the event loop of the gRPC port, and stops after
+its open answers. uvicorn and httptools read and write HTTP; they start no process and handle no
+signal."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from server.telemetry.otel.prometheus import Exposition
 
 FLAG = "--http"
 BACKLOG = 2048
-DATE_S = 1.0  # how often the Date of answers is made
+DATE_S = 1.0  # how often the Date header is refreshed
 
 
 class HttpListener:
-    """`listener` has started: its services and interceptors are called from here too."""
+    """`listener` must have started: its services and interceptors are used here too."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class HttpListener:
             ws="none",
             lifespan="off",
             log_config=None,
-            proxy_headers=False,  # the peer is who connects, not who a header names
-            # Declared as whole seconds, and passed to call_later, which takes any.
+            proxy_headers=False,  # the peer is the one that connects, not one named in a header
+            # Declared as whole seconds, but passed to call_later, which takes any number.
             timeout_keep_alive=times.idle_s,  # type: ignore[arg-type]
         )
         self._servers: list[asyncio.Server] = []
@@ -94,7 +94,7 @@ class HttpListener:
         return self._address.bound_to(name[1] if isinstance(name, tuple) else 0)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no connection any more; answers under way have `grace_s` to end."""
+        """Accept no more connections; open answers have `grace_s` to end."""
         if self._clock is not None:
             self._clock.cancel()
         for server in self._servers:
@@ -106,7 +106,7 @@ class HttpListener:
             await asyncio.wait(list(self._state.tasks), timeout=grace_s)
         for connection in connections:
             connection.transport.abort()
-        # A lost connection ends its task.
+        # Its lost connection cancels each task.
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
         self._address.release()
 
@@ -124,7 +124,7 @@ def _bound(listen: str, address: ListenAddress) -> list[socket.socket]:
     """One socket for each address of the host. Raises CannotListen."""
     try:
         if address.path:
-            # What a server that died has left there is removed, as on the gRPC port.
+            # A socket left by a dead server is removed, as on the gRPC port.
             address.release()
             return [_unix(address.path)]
         if not address.host:
@@ -147,14 +147,14 @@ def _every(port: int) -> socket.socket:
 
 
 def _of_host(address: ListenAddress) -> list[socket.socket]:
-    """A name may have several addresses; a port that was chosen for the first is that of all."""
+    """Sockets on all addresses of a name. A port chosen for the first address is used for all."""
     made: list[socket.socket] = []
     port, fault = address.port, None
     found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM)
     for family, _, _, _, at in dict.fromkeys(found):
         try:
             made.append(socket.create_server((at[0], port), family=family))
-        except OSError as error:  # IPv6 may be switched off: one that can be had will do
+        except OSError as error:  # IPv6 may be disabled: one address that can be bound is enough
             fault = error
             continue
         port = made[0].getsockname()[1]

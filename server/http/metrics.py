@@ -1,4 +1,4 @@
-"""/metrics: what the scrape endpoint of --prometheus shows, for callers who may observe."""
+"""/metrics: the content of the --prometheus scrape endpoint, for callers who may observe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.telemetry.otel.prometheus import Exposition
 
 
 class MetricsRoute:
-    """One scrape at a time, in a thread: it reads all counts."""
+    """One scrape at a time, in a thread, as it reads all counts."""
 
     def __init__(self, calls: Calls, exposition: Exposition) -> None:
         self._calls = calls
@@ -30,7 +30,7 @@ class MetricsRoute:
 
 
 def metrics_service() -> Any:
-    """A method without a service on the gRPC port: roles and places are asked by its name."""
+    """A method that no gRPC service has: roles and places are looked up by its name."""
 
     async def scrape(_request: bytes, _call: Any) -> None:
         return None

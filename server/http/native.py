@@ -1,5 +1,5 @@
-"""POST /v1/predict and /v1/generate: one example as a form, the answer as `server predict --json`
-prints it. The fields have the names of that command's flags."""
+"""POST /v1/predict and /v1/generate: one example as a form; the answer is in the form of `server
+predict --json`. The fields have the names of that command's flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from server.request.wire import LoosePart, request_of_parts
 
 PREDICT = "/trefoil.v1.Inference/Predict"
 GENERATE = "/trefoil.v1.Inference/Generate"
-ONE_EXAMPLE = re.compile(r"example(?:s\[0\])?\.(?=parts|slices)")  # a form has no other
+# A form has only this one example.
+ONE_EXAMPLE = re.compile(r"example(?:s\[0\])?\.(?=parts|slices)")
 
 # Field of the form -> field of the request.
 _TEXTS = {"request_id": "request_id", "session": "session_id"}
@@ -36,7 +37,7 @@ _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": 
 
 @dataclass(slots=True)
 class ExampleForm:
-    """The content of a form: parts in its order, and the fields of the request."""
+    """The content of a form: parts in order, and the fields of the request."""
 
     kind: str  # predict | generate
     parts: list[LoosePart] = field(default_factory=list)
@@ -44,7 +45,7 @@ class ExampleForm:
     request: dict[str, Any] = field(default_factory=dict)
 
     def add(self, one: FormField) -> None:
-        """Raises HttpRefused for a field that is none, or a value it cannot have."""
+        """Add one field. Raises HttpRefused for an unknown field or an invalid value."""
         name = one.name
         if name in MODALITIES:
             self.parts.append(_part(one))
@@ -107,7 +108,7 @@ class NativeRoutes:
 
 
 def _form(exchange: Exchange, kind: str) -> Read:
-    """What reads the form and makes the request of it."""
+    """The function that reads the form and makes the request from it."""
 
     async def read() -> bytes:
         form = ExampleForm(kind)
@@ -120,7 +121,7 @@ def _form(exchange: Exchange, kind: str) -> Read:
 
 
 def in_form_terms(refusal: CallRefusal) -> CallRefusal:
-    """The refusal with paths from the form's only example: `parts[1].data`."""
+    """The refusal, with paths relative to the form's only example: `parts[1].data`."""
     return CallRefusal(
         refusal.code,
         ONE_EXAMPLE.sub("", refusal.message),

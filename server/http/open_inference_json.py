@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's JSON, with the extension for binary tensors: the JSON comes first,
-`Inference-Header-Content-Length` bytes of it, then the bytes of each tensor that names a
-`binary_data_size`."""
+"""The Open Inference Protocol's JSON, with the extension for binary tensors. The JSON comes first
+and has `Inference-Header-Content-Length` bytes. The bytes of each tensor with a `binary_data_size`
+follow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _INTEGERS = frozenset(
 
 
 def infer_request(body: bytes, header_length: bytes | None, name: str, version: str) -> InferBody:
-    """Raises HttpRefused for what is not such a request."""
+    """Raises HttpRefused for a body that is not such a request."""
     size = _header_size(header_length, len(body))
     found = json_of(body[:size] if size < len(body) else body)
     request = v2.ModelInferRequest(
@@ -62,7 +62,7 @@ def infer_request(body: bytes, header_length: bytes | None, name: str, version: 
 
 
 class InferBody:
-    """The serialized request, and which outputs go back as bytes."""
+    """The serialized request, and which outputs are returned as bytes."""
 
     __slots__ = ("_all", "_binary", "data")
 
@@ -79,7 +79,7 @@ NOTHING_ASKED = InferBody(b"", {}, False)
 
 
 def infer_response(response: Any, asked: InferBody) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON when bytes of tensors follow it."""
+    """The body, and the length of its JSON if bytes of tensors follow it."""
     outputs, raw = [], []
     for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True):
         output: dict[str, Any] = {
@@ -109,8 +109,8 @@ def infer_response(response: Any, asked: InferBody) -> tuple[bytes, int | None]:
 
 
 def plain_message(message: Any) -> dict[str, Any]:
-    """Every field by its name in the .proto file. Whole numbers are numbers and not, as in
-    protobuf's own JSON, texts: Triton's clients read numbers."""
+    """Every field by its name in the .proto file. Integers stay numbers, where protobuf's own JSON
+    writes strings: Triton's clients read numbers."""
     found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.containing_oneof is not None and not message.HasField(field.name):
@@ -138,7 +138,7 @@ def _plain(value: Any, field: Any) -> Any:
 
 
 def _add_inputs(request: Any, given: Any, rest: memoryview) -> list[Content]:
-    """Adds the tensors; returns their raw contents, empty when they are in the JSON."""
+    """Adds the tensors; returns their raw contents, empty when the JSON has them."""
     inputs = _objects(given, "inputs")
     if len(inputs) > MOST_INPUTS:
         text = f"{len(inputs)} inputs; the limit is {MOST_INPUTS}"
@@ -178,7 +178,7 @@ def _add_inputs(request: Any, given: Any, rest: memoryview) -> list[Content]:
         raise HttpRefused(400, "BINARY_SIZE", text, "inputs")
     if not any(raw):
         return []
-    if elements:  # one request may mix both forms: the wire below takes one
+    if elements:  # one request may mix both forms, but the message takes only one
         for index, tensor in enumerate(request.inputs):
             if tensor.contents.bytes_contents:
                 raw[index] = _packed(tensor.contents.bytes_contents)
@@ -191,8 +191,8 @@ def _packed(elements: Iterable[bytes]) -> bytes:
 
 
 def _element(value: Any, coded: bool, field: str) -> bytes:
-    """A text as UTF-8. What no text can hold (a picture, a sound) is base64, in a string or as
-    {"b64": ...}."""
+    """A text is sent as UTF-8. Content that is not text (a picture, a sound) is base64, in a string
+    or as {"b64": ...}."""
     if isinstance(value, dict) and value.keys() == {"b64"}:
         value, coded = value["b64"], True
     if not isinstance(value, str):
@@ -200,14 +200,15 @@ def _element(value: Any, coded: bool, field: str) -> bytes:
         raise HttpRefused(400, "WRONG_ELEMENT", text, field)
     try:
         return base64.b64decode(value, validate=True) if coded else value.encode()
-    except (binascii.Error, ValueError) as error:  # the latter of half a surrogate pair
+    except (binascii.Error, ValueError) as error:  # ValueError: a lone surrogate
         what = "base64" if coded else "UTF-8"
         text = f"not {what}: {error}"
         raise HttpRefused(400, "ELEMENT_MALFORMED", text[:120], field) from None
 
 
 def _flat(data: Any, field: str) -> Iterable[Any]:
-    """Elements of a list of lists in row-major order, of any depth that JSON could be read with."""
+    """The elements of a list of lists in row-major order, of any depth that the JSON parser
+    reads."""
     waiting = [data]
     while waiting:
         value = waiting.pop()

@@ -1,5 +1,5 @@
-"""/v2: the Open Inference Protocol over HTTP, with what Triton's clients ask for. Each route is a
-method of inference.GRPCInferenceService."""
+"""/v2: the Open Inference Protocol over HTTP, with the extensions that Triton's clients use. Each
+route is a method of inference.GRPCInferenceService."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class OpenInferenceRoutes:
     calls: Calls
 
     def route(self, method: str, path: str) -> Route | str | None:
-        """The route; the method it has instead; or None for a path that is not served."""
+        """The route; the other HTTP method if the path only has that one; None for an unknown
+        path."""
         exact: dict[str, tuple[str, Route]] = {
             "/v2": ("GET", self.server),
             "/v2/health/live": ("GET", self.live),
@@ -128,7 +129,7 @@ class OpenInferenceRoutes:
 
 
 def refused(refusal: CallRefusal, stamp: str) -> Response:
-    """In this protocol's form: one object with `error`."""
+    """A refusal in this protocol's form: one object with `error`."""
     body = json_bytes({"error": refusal.message})
     return Response(status_of(refusal), body, headers=refusal_headers(refusal, stamp))
 
@@ -144,5 +145,5 @@ def _found(message: Any) -> Response:
 
 
 def _truth(good: bool, **found: str | bool) -> Response:
-    """Probes and Triton's clients read the status, KServe's the object."""
+    """A yes or no: probes and Triton's clients read the status, KServe's clients the object."""
     return Response(200 if good else 503, json_bytes(found))

@@ -1,5 +1,5 @@
 """/v1/models, /v1/embeddings and /v1/chat/completions as OpenAI's clients expect them. A chat is
-one example: the parts of its messages in order; its answer is the text that Generate writes."""
+one example, made of the parts of its messages in order; its answer is the text from Generate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 class OpenAiRoutes:
     calls: Calls
     facts: Callable[[], Facts | None]
-    started: float  # unix seconds: when the model was created, for clients that ask
+    started: float  # unix seconds, sent to clients as the time when the model was created
     wall: Callable[[], float] = time.time
 
     async def models(self, exchange: Exchange) -> Response:
@@ -74,7 +74,7 @@ class OpenAiRoutes:
         except CallRefused as refused:
             raise CallRefused(_in_terms(refused.refusal, ROW, "input[{}]")) from None
         faults = [one.fault for one in answer.results if one.HasField("fault")]
-        if faults:  # one answer for all inputs: this protocol has no place for one row's
+        if faults:  # this protocol has one answer for all inputs, and no field for the error of one
             raise CallRefused(_in_terms(_of_fault(faults[0]), ROW, "input[{}]"))
         tokens = sum(one.prediction.tokens_used for one in answer.results)
         body = {
@@ -93,7 +93,7 @@ class OpenAiRoutes:
         return Response(200, json_bytes(body), headers=headers)
 
     async def chat(self, exchange: Exchange) -> Response | None:
-        """None: the answer was streamed."""
+        """Answer a chat; None if the answer was streamed."""
         writer = _ChatWriter(exchange, int(self.wall()))
         self._serving()
 
@@ -109,14 +109,14 @@ class OpenAiRoutes:
             refusal = _in_place(refused.refusal, writer.asked.places)
             if not exchange.started:
                 raise CallRefused(refusal) from None
-            # Too late for a status: the stream ends with the error.
+            # Too late for a status code: the stream ends with the error.
             error = json_bytes(_error(status_of(refusal), refusal))
             await exchange.write(b"data: " + error + b"\n\n", more=False)
             return None
         return await writer.end()
 
     async def _described(self, exchange: Exchange) -> None:
-        """A caller that may call Describe may list models."""
+        """Check that the caller may call Describe: then it may list models."""
         await self.calls.ask(DESCRIBE, b"", exchange.call())
 
     def _serving(self) -> Facts:
@@ -139,7 +139,7 @@ class OpenAiRoutes:
 
 @dataclass(slots=True)
 class _ChatWriter:
-    """Receives the events of Generate: a stream of chunks, or one answer at the end."""
+    """Receives the events of Generate, and writes a stream of chunks or one answer at the end."""
 
     exchange: Exchange
     created: int
@@ -162,7 +162,7 @@ class _ChatWriter:
     async def end(self) -> Response | None:
         end = self._last.end
         if self.asked.stream:
-            if not self.exchange.started:  # a text of no tokens
+            if not self.exchange.started:  # a text without tokens
                 await self._begin(self._last)
             await self._chunk({}, end.finish_reason)
             if self.asked.usage:
@@ -185,7 +185,7 @@ class _ChatWriter:
         return Response(200, json_bytes(body), headers=answer_headers(stamp, [made], end.timing))
 
     async def _begin(self, event: pb.GenerateEvent) -> None:
-        """The times of a stream are known too late for its head."""
+        """Send the head of a stream, without the times, which are not known yet."""
         headers: list[Header] = [
             (STAMP_HEADER, event.stamp.hex.encode()),
             (ID_HEADER, event.prediction_id.encode()),
@@ -215,7 +215,7 @@ class _ChatWriter:
         }
 
     def _usage(self) -> dict[str, int]:
-        """Tokens of the prompt are those of its texts: pictures and sounds are not counted."""
+        """Prompt tokens are those of the texts: pictures and sounds are not counted."""
         end = self._last.end
         prompt = sum(part.tokens_used for part in end.parts_used)
         return {
@@ -251,7 +251,7 @@ def _error(status: int, refusal: CallRefusal) -> dict[str, Any]:
 
 
 def _in_place(refusal: CallRefusal, places: Sequence[str]) -> CallRefusal:
-    """The refusal with the caller's name of a part: `messages[0].content[1]`."""
+    """The refusal, with the caller's name for a part: `messages[0].content[1]`."""
 
     def named(found: re.Match[str]) -> str:
         index = int(found["index"])
@@ -282,7 +282,7 @@ def _of_fault(fault: pb.Fault) -> CallRefusal:
 
 
 def _embedding(result: pb.Result, coded: bool) -> Any:
-    """float32, little-endian, in base64; or a list of numbers."""
+    """Float32, little-endian, in base64; or a list of numbers."""
     embedding = result.prediction.embedding
     return base64.b64encode(embedding.values).decode() if coded else floats_of(embedding)
 

@@ -1,5 +1,5 @@
-"""OpenAI's requests as those of trefoil.v1.Inference. What this server does not do is refused by
-the name of its field; what changes no answer is accepted."""
+"""Turns OpenAI's requests into those of trefoil.v1.Inference. A field that asks for an unsupported
+feature is refused by name; a field that does not affect the answer is accepted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from server.request.wire import LoosePart, request_of_parts
 
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,")
 LONGEST_MIME = 100
-# Fields that change no answer here: bookkeeping of the service they were made for.
+# Fields that do not affect answers here: bookkeeping of the original service.
 IGNORED = frozenset(
     ("user", "seed", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 )
-# Values that mean what is done anyway: the most probable token, one answer, text only.
+# Values that ask for the built-in behaviour: the most probable token, one answer, text only.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "temperature": (0,),
@@ -54,7 +54,7 @@ class ChatRequest:
     data: bytes = b""  # a GenerateRequest
     places: Sequence[str] = ()
     stream: bool = False
-    usage: bool = False  # a last chunk with the usage
+    usage: bool = False  # send the usage in a last chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class EmbeddingsRequest:
 
 
 def chat_request(found: dict[str, Any], request_id: str) -> ChatRequest:
-    """Raises HttpRefused."""
+    """The request of a chat. Raises HttpRefused."""
     _check_fields(found, CHAT)
     places: Places = []
     parts = list(_parts(found.get("messages"), places))
@@ -87,7 +87,7 @@ def chat_request(found: dict[str, Any], request_id: str) -> ChatRequest:
 def embeddings_request(
     found: dict[str, Any], request_id: str, dimensions: int
 ) -> EmbeddingsRequest:
-    """Texts, each an example of its own. Raises HttpRefused."""
+    """The request for embeddings: each text is an example. Raises HttpRefused."""
     _check_fields(found, EMBED)
     given = found.get("input")
     texts = [given] if isinstance(given, str) else given

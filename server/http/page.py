@@ -1,5 +1,5 @@
-"""The page at `/` for a person who opens the address in a browser: what this is, its state, its
-paths. The console is the place to watch a server."""
+"""The page at `/` for a browser: what this server is, its state, its paths. To watch a server, use
+the console."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE = """<!doctype html>
 
 
 def page(identity: ServerIdentity, now: EngineSnapshot, stamp: tuple[str, str], listen: str) -> str:
-    """`stamp` is hex and name, empty for a caller who may not read it."""
+    """`stamp` is (hex, name), empty for a caller who may not read it."""
     values = {
         "server": identity.name,
         "version": identity.version,

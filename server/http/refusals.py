@@ -1,4 +1,4 @@
-"""How a request over HTTP ends without an answer."""
+"""The ways in which an HTTP request ends without an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CallRefusal:
-    """A refused call, as its status has it. `message` has field, text and reason in one line."""
+    """A refused call, with its gRPC status. `message` has field, text and reason in one line."""
 
     code: str  # gRPC status name
     message: str
@@ -23,7 +23,7 @@ class CallRefused(Exception):
 
 
 class HttpRefused(Exception):
-    """A refusal that only HTTP knows. `closing`: the rest of the request is not read."""
+    """A refusal by HTTP itself. `closing`: the rest of the request is not read."""
 
     def __init__(
         self, status: int, reason: str, message: str, field: str = "", closing: bool = False

@@ -1,4 +1,5 @@
-"""HTTP status codes and headers for what the methods answer, and problems as in RFC 9457."""
+"""HTTP status codes and headers for the results of the methods, and problem details as in RFC
+9457."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def refusal_headers(refusal: CallRefusal, stamp: str) -> list[Header]:
 
 
 def answer_headers(stamp: str, prediction_ids: list[str], timing: pb.Timing) -> list[Header]:
-    """`timing` as the Server-Timing of W3C: a browser's tools show it."""
+    """`timing` becomes the Server-Timing header (W3C), which browser tools show."""
     stages = ", ".join(f"{name};dur={getattr(timing, f'{name}_ms'):.3f}" for name in STAGES)
     return [
         (STAMP_HEADER, stamp.encode()),

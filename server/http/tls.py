@@ -1,4 +1,4 @@
-"""TLS of the HTTP port: the files of the gRPC port, read again when they change."""
+"""TLS of the HTTP port: the files of the gRPC port, reloaded when they change."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from server.security.tls import TlsFiles, times_of
 
 
 class RotatingContext(ssl.SSLContext):
-    """Each handshake takes the files as they are then; half-written ones change nothing.
+    """Each handshake uses the current files; half-written files change nothing.
 
-    Raises OSError when a file cannot be read at first.
+    Raises OSError when a file cannot be read at the start.
     """
 
     _files: TlsFiles

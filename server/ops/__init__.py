@@ -1,1 +1,2 @@
-"""Around a running server: the service manager, OpenTelemetry, alerts of its own."""
+"""What surrounds a running server: the service manager, OpenTelemetry, alerts about the server
+itself."""

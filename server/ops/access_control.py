@@ -1,4 +1,4 @@
-"""Who is let in, from the settings: credentials of the port, tokens, the audit log."""
+"""Access control from the settings: credentials of the port, tokens, the audit log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AccessControl:
-    """Who is let in, and what is written about it."""
+    """Who may call, and what is written to the audit log."""
 
     tokens: TokenFile | None = None
     audit: AuditLog | None = None
@@ -38,9 +38,9 @@ class AccessControl:
 
 
 def access_of(config: ServerConfig) -> AccessControl:
-    """No credential is asked for unless tokens or client certificates are set up.
+    """Without tokens or client certificates no credential is required.
 
-    Raises CannotListen for tokens without TLS, or a file of them that cannot be used.
+    Raises CannotListen for tokens without TLS, or a token file that cannot be used.
     """
     if config.tokens is None and config.tls_client_ca is None:
         return AccessControl()
@@ -56,7 +56,8 @@ def access_of(config: ServerConfig) -> AccessControl:
 
 
 def check_payload_key(config: ServerConfig) -> None:
-    """Raises CannotListen: payloads that were to be encrypted are never stored in plain."""
+    """Raises CannotListen if the key cannot be used: payloads to be encrypted are never stored in
+    plaintext."""
     if config.payload_key is None:
         return
     try:
@@ -71,12 +72,13 @@ def tls_files(config: ServerConfig) -> TlsFiles:
 
 
 def credentials_of(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """None: plaintext. Raises CannotListen when the files do not make a pair."""
+    """The credentials of the port; None means plaintext. Raises CannotListen when the files are not
+    a pair."""
     if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
         return None
     if config.tls_cert is None or config.tls_key is None:
         raise CannotListen("TLS needs both --tls-cert and --tls-key")
-    from server.security import pem  # late: in plaintext it costs no memory
+    from server.security import pem  # imported late: plaintext costs no memory for it
 
     try:
         pem.check_pair(config.tls_cert, config.tls_key)

@@ -1,7 +1,7 @@
-"""The log of a process: one line for each event, written by a thread of its own.
+"""The log of a process: one line for each event, written by a separate thread.
 
-A line that cannot be written decides nothing. A caller that logs never waits and never gets an
-error: a closed pipe, a full disk or a reader that stands still costs lines, which are counted.
+Logging never affects the caller: it never waits and never gets an error. A closed pipe, a full disk
+or a stuck reader loses lines, which are counted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, TextIO
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
-WAITING = 10_000  # lines; what comes while so many wait is dropped and counted
-CLOSE_S = 2.0  # a stopping process waits no longer for a reader that stands still
+WAITING = 10_000  # lines; while this many wait, new lines are dropped and counted
+CLOSE_S = 2.0  # longest wait of a stopping process for a stuck reader
 OURS = ("server", "pipelines", "proto")
-# What an event is about, beside its message: attributes of a record that become fields.
+# Attributes of a record that become fields of the line, besides its message.
 ABOUT = ("request_id", "prediction_id", "method", "code", "peer")
 COLOURS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 PLAIN = "\033[0m"
@@ -30,8 +30,8 @@ Write = Callable[[str], None]
 
 
 class EventLog(logging.Handler):
-    """A handler for the root logger. `component` names the process in every line: a part of it is
-    added for loggers below `server.`"""
+    """A handler for the root logger. `component` names the process in every line; loggers below
+    `server.` add their part of the name."""
 
     def __init__(
         self, write: Write, form: str = "text", component: str = "server", colours: bool = False
@@ -43,7 +43,7 @@ class EventLog(logging.Handler):
         self._colours = colours and form == "text"
         self._queue: queue.Queue[str | None] = queue.Queue(WAITING)
         self._dropped = 0
-        self._idle = threading.Event()  # nothing waits to be written
+        self._idle = threading.Event()  # set while no line waits to be written
         self._idle.set()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -53,14 +53,14 @@ class EventLog(logging.Handler):
         try:
             self._put(self._line(record, self._component_of(record), self._colours))
         except Exception:
-            self.handleError(record)  # a record whose arguments do not fit its format
+            self.handleError(record)  # the record's arguments do not fit its format
 
     def flush(self) -> None:
-        """Waits until everything is written, for a while at most."""
+        """Wait until everything is written, for a limited time."""
         self._idle.wait(CLOSE_S)
 
     def close(self) -> None:
-        """Writes what is left, if that is possible soon."""
+        """Write the remaining lines, if that is possible soon."""
         try:
             self._queue.put(None, timeout=CLOSE_S)
         except queue.Full:
@@ -105,8 +105,8 @@ class EventLog(logging.Handler):
 def install(
     stream: TextIO | None, form: str = "text", level: str = "info", component: str = "server"
 ) -> EventLog:
-    """Everything that is logged in this process goes to `stream`. Other libraries are heard from
-    warnings on. Close what is returned at the end."""
+    """Send everything that this process logs to `stream`. Other libraries are logged from warnings
+    on. Close the returned handler at the end."""
     log = EventLog(writer(stream), form, component, shows_colours(stream, os.environ))
     root = logging.getLogger()
     root.addHandler(log)
@@ -125,13 +125,13 @@ def uninstall(log: EventLog) -> None:
 
 
 def flush() -> None:
-    """Before a process ends at once."""
+    """Call it before a process ends at once."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 def writer(stream: TextIO | None) -> Write:
-    """Writes a line past Python's buffer, which would be flushed again, and fail, at the exit."""
+    """Write a line without Python's buffer, which would be flushed again, and fail, at exit."""
     if stream is None:
         return lambda line: None
     try:
@@ -153,7 +153,8 @@ def writer(stream: TextIO | None) -> Write:
 
 
 def shows_colours(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
-    """On a terminal alone, and not where https://no-color.org asks for none."""
+    """Whether to use colours: only on a terminal, and not if the environment asks for none
+    (https://no-color.org)."""
     if stream is None or environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
         return False
     return stream.isatty()

@@ -1,7 +1,7 @@
-"""Gives memory that a flood has left behind back to the system.
+"""Returns memory that a burst of requests has left behind to the system.
 
-The C library keeps what was freed between blocks that are still in use, for as long as the process
-lives: after 120 half-sent messages the front stayed at 208 MiB, with this it goes back to 76.
+The C library keeps freed memory between blocks in use for as long as the process lives. After 120
+half-sent messages the front stayed at 208 MiB; with this it returns to 76.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from collections.abc import Callable
 from server import host
 from server.values import MIB
 
-# Less is kept for the next requests, which need not fault it in again page by page.
+# This much is kept for the next requests, which then need not fault it in again page by page.
 KEPT_BYTES = 32 * MIB
-# Between two tries. While tries give nothing back and the size stays, memory is in use, and the
-# time doubles up to the longest. A try takes 3 to 40 ms and the locks of the allocator.
+# Time between two attempts. While attempts free nothing and the size stays, the memory is in use,
+# and the time doubles up to the longest. An attempt takes 3 to 40 ms and holds the allocator's
+# locks.
 EVERY_S, LONGEST_S = 5.0, 60.0
 
 
 def trimmer() -> Callable[[int], int] | None:
-    """malloc_trim of malloc.h; None with another C library."""
+    """malloc_trim of malloc.h; None with a C library that lacks it."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class FreedMemory:
-    """`look` is called on the event loop now and then, and asks only for the size of the process:
-    mallinfo2 would say what is free, but walks it in 20 ms while every call waits."""
+    """`look` is called on the event loop from time to time, and reads only the size of the process:
+    mallinfo2 would report the free memory, but takes 20 ms during which every call waits."""
 
     def __init__(
         self,
@@ -40,11 +41,11 @@ class FreedMemory:
         self._trim = trim or trimmer()
         self._size = size
         self._clock = clock
-        self._least = math.inf  # bytes of the process
+        self._least = math.inf  # smallest size of the process so far, in bytes
         self._wait_s = EVERY_S
         self._tried = -math.inf
-        self._left = 0  # bytes of the process after the last try
-        self._trying: threading.Thread | None = None
+        self._left = 0  # size of the process after the last attempt, in bytes
+        self.trying: threading.Thread | None = None
         self.tries = 0
 
     def look(self) -> None:
@@ -56,12 +57,12 @@ class FreedMemory:
             self._wait_s = EVERY_S
         if size <= self._least + KEPT_BYTES or now < self._tried + self._wait_s:
             return
-        if self._trying is not None and self._trying.is_alive():
+        if self.trying is not None and self.trying.is_alive():
             return
         self._tried = now
         self.tries += 1
-        self._trying = threading.Thread(target=self._try, name="freed-memory", daemon=True)
-        self._trying.start()
+        self.trying = threading.Thread(target=self._try, name="freed-memory", daemon=True)
+        self.trying.start()
 
     def _try(self) -> None:
         assert self._trim is not None

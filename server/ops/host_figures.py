@@ -1,7 +1,7 @@
 """What the host, its GPUs and the replicas use: read in a thread, kept as plain figures.
 
-Nothing here is needed to serve. What cannot be read is None, and a host without NVIDIA's library
-or without `nvidia-ml-py` (the extra `gpu`) has no GPU.
+Serving does not depend on any of it. A figure that cannot be read is None. A host without NVIDIA's
+library or without `nvidia-ml-py` (the extra `gpu`) counts as having no GPU.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ READ_S = 2.0
 TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of the first line of /proc/stat that are not work: idle, and waiting for a disk.
 IDLE, IO_WAIT = 3, 4
-GUEST = 8  # from here on: time that is in the first fields already
+GUEST = 8  # from here on, fields count time that the first fields already include
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFigures:
-    """One GPU as NVML reports it. Each figure is None where this GPU does not report it."""
+    """One GPU as NVML reports it. A figure that this GPU does not report is None."""
 
-    index: int  # as NVML counts them
+    index: int  # NVML's index
     name: str
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
-    utilisation: float | None = None  # 0 to 1: share of the last sample in which a kernel ran
+    # 0 to 1: the share of the last sample during which a kernel ran.
+    utilisation: float | None = None
     power_w: float | None = None
     temperature_c: float | None = None
 
@@ -45,15 +46,16 @@ class GpuFigures:
 @dataclass(frozen=True, slots=True)
 class ReplicaFigures:
     index: int
-    cpu_s: float | None  # of the process, its decoders, and those that ended
+    cpu_s: float | None  # CPU time of the process, its decoders, and those that ended
 
 
 @dataclass(frozen=True, slots=True)
 class HostFigures:
-    """At one moment. In a control group with a limit, CPU and memory are those of the group."""
+    """The figures at one moment. In a control group with a limit, CPU and memory are those of the
+    group."""
 
     unix_s: float
-    cpu_share: float | None = None  # 0 to 1, of `cores`, since the reading before
+    cpu_share: float | None = None  # 0 to 1 of `cores`, since the previous reading
     cores: float = 0.0
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
@@ -74,7 +76,7 @@ class Nvml:
         for index in range(self._asked(ask.nvmlDeviceGetCount) or 0):
             handle = self._asked(ask.nvmlDeviceGetHandleByIndex, index)
             if handle is None:
-                continue  # it has fallen off the bus
+                continue  # the GPU is no longer reachable
             memory = self._asked(ask.nvmlDeviceGetMemoryInfo, handle)
             rates = self._asked(ask.nvmlDeviceGetUtilizationRates, handle)
             milliwatts = self._asked(ask.nvmlDeviceGetPowerUsage, handle)
@@ -90,7 +92,8 @@ class Nvml:
             )
 
     def _asked(self, question: Callable[..., Any], *arguments: Any) -> Any:
-        """None where this GPU has no answer: a figure it lacks, a slice of one, a lost driver."""
+        """The answer, or None if this GPU has none: a figure it lacks, a MIG slice, a lost
+        driver."""
         try:
             return question(*arguments)
         except self._library.NVMLError:
@@ -112,8 +115,8 @@ def nvml() -> tuple[Nvml | None, str]:
 
 @dataclass(eq=False)
 class HostReader:
-    """Reads once a call; keeps what the next call compares with. `data` is a path on the file
-    system that is looked at; `root` holds proc and sys; `clock` is monotonic seconds."""
+    """Reads when called, and keeps the values that the next reading compares with. `data` is a path
+    on the file system to report; `root` holds proc and sys; `clock` is monotonic seconds."""
 
     data: Path
     gpus: Nvml | None = None
@@ -122,11 +125,11 @@ class HostReader:
     wall: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
-        self._cpu: tuple[float, float] | None = None  # seconds used, of seconds there were
+        self._cpu: tuple[float, float] | None = None  # seconds used, seconds available
         self._spent: dict[int, float] = {}  # pid -> CPU seconds
 
     def read(self, replicas: Sequence[ReplicaStatus] = ()) -> HostFigures:
-        """Takes 1 ms, and some for each GPU; longer where the disk hangs."""
+        """Takes 1 ms, and more for each GPU; longer where the disk hangs."""
         cores, quota = float(os.cpu_count() or 1), control_group.cpu_quota(self.root)
         if quota is not None and quota < cores:
             cores, cpu = quota, self._group_time(quota)
@@ -150,8 +153,8 @@ class HostReader:
         )
 
     def _share(self, now: tuple[float, float] | None) -> float | None:
-        """Of (seconds used, seconds there were) since some start: the share since the reading
-        before. None at the first one."""
+        """`now` is (seconds used, seconds available) since some start. Returns the share since the
+        previous reading; None for the first one."""
         before, self._cpu = self._cpu, now
         if before is None or now is None or now[1] <= before[1]:
             return None
@@ -162,7 +165,7 @@ class HostReader:
         return None if used_s is None else (used_s, self.clock() * cores)
 
     def _host_time(self) -> tuple[float, float] | None:
-        """Of all processors, by every process."""
+        """CPU time used and available, over all processors and processes."""
         try:
             first = (self.root / "proc/stat").read_text().partition("\n")[0]
         except OSError:
@@ -173,13 +176,14 @@ class HostReader:
 
     def _replica(self, status: ReplicaStatus) -> ReplicaFigures:
         cpu_s = cpu_seconds(status.pid, self.root) if status.pid else None
-        if cpu_s is not None:  # a decoder that ends between two files is in neither or in both
+        # A decoder that ends between the reads of two files is counted in neither or in both.
+        if cpu_s is not None:
             cpu_s = self._spent[status.pid] = max(cpu_s, self._spent.get(status.pid, 0.0))
         return ReplicaFigures(status.index, cpu_s)
 
 
 def host_reader(data: Path) -> HostReader:
-    """A reader with the GPUs of this host. Takes seconds where the driver has to start them."""
+    """A reader with the GPUs of this host. Takes seconds where the driver must initialise them."""
     gpus, reason = nvml()
     if host.has_gpu():
         logger.info("%s", reason)
@@ -188,7 +192,7 @@ def host_reader(data: Path) -> HostReader:
 
 @dataclass(eq=False)
 class HostWatch:
-    """Keeps the latest figures of a server. `make_reader` and what it makes run in a thread,
+    """Keeps the latest figures of a server. `make_reader` and the reader run in a thread,
     `replicas` on the event loop."""
 
     make_reader: Callable[[], HostReader]
@@ -196,7 +200,7 @@ class HostWatch:
     every_s: float = READ_S
 
     def __post_init__(self) -> None:
-        self.latest: HostFigures | None = None  # until the first reading
+        self.latest: HostFigures | None = None  # None until the first reading
 
     async def run(self) -> None:
         reader = await asyncio.to_thread(self.make_reader)
@@ -207,8 +211,8 @@ class HostWatch:
 
 
 def cpu_seconds(pid: int, root: Path = Path("/")) -> float | None:
-    """CPU time of a process, of those it has waited for and of its descendants that run; None
-    where it is gone. Without CONFIG_PROC_CHILDREN descendants count when they have ended."""
+    """CPU time of a process, of the children it has waited for and of its running descendants; None
+    if it is gone. Without CONFIG_PROC_CHILDREN, descendants count only once they have ended."""
     try:
         fields = (root / f"proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -222,11 +226,11 @@ def _children(pid: int, root: Path) -> Iterator[int]:
         try:
             yield from map(int, file.read_text().split())
         except OSError:
-            continue  # that thread is gone
+            continue  # the thread is gone
 
 
 def _memory(root: Path) -> tuple[int | None, int | None]:
-    """(bytes used, bytes there are): of the tightest control group, or else of the host."""
+    """(bytes used, total bytes) of the tightest control group, or else of the host."""
     group = control_group.memory_use(root)
     if group is not None:
         return group
@@ -242,7 +246,7 @@ def _memory(root: Path) -> tuple[int | None, int | None]:
 
 
 def _disk(path: Path) -> tuple[int | None, int | None]:
-    """(bytes free, bytes there are) where `path` is, or would be made."""
+    """(bytes free, total bytes) of the file system where `path` is, or would be created."""
     try:
         usage = shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists()))
     except (OSError, StopIteration):

@@ -1,4 +1,5 @@
-"""How a server leaves its clients: how long it still serves, and how old a connection may get."""
+"""How a server disconnects its clients: how long it serves after it reports that it stops, and the
+maximum age of a connection."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ from server.engine import Engine
 from server.ops.startup_log import Report
 
 KUBERNETES = "KUBERNETES_SERVICE_HOST"  # set in every container of a pod
-# What preStop hooks of Kubernetes wait for until endpoints have forgotten a pod.
+# How long preStop hooks of Kubernetes wait until endpoints no longer list a pod.
 LAME_DUCK_S = 5.0
-# Long beside a handshake (milliseconds), short beside a roll-out.
+# Long compared with a handshake (milliseconds), short compared with a roll-out.
 CONNECTION_AGE_S = 300.0
 
 
 def lame_duck_s(
     asked: float | None, managed: bool, environment: Mapping[str, str]
 ) -> tuple[float, str]:
-    """(seconds, reason) for which calls are served after health reports NOT_SERVING."""
+    """(seconds, reason): how long calls are served after health reports NOT_SERVING."""
     if asked is not None:
         return asked, "as configured"
     if managed:
@@ -32,7 +33,7 @@ def lame_duck_s(
 
 
 def connection_age_s(asked: float | None, local: bool) -> tuple[float, str]:
-    """(seconds, reason) after which a connection is closed in good order; 0: never."""
+    """(seconds, reason): the age at which a connection is closed gracefully; 0: never."""
     if asked is not None:
         return asked, "as configured"
     if local:
@@ -41,8 +42,8 @@ def connection_age_s(asked: float | None, local: bool) -> tuple[float, str]:
 
 
 class Stop:
-    """The first request to stop makes the server leave and drain. A further one ends what is under
-    way: the time in which it still serves, then the process."""
+    """The first request to stop makes the server report NOT_SERVING and then drain. A further
+    request ends the current step: the time in which it still serves, then the process."""
 
     def __init__(self, report: Report, leaving: Callable[[], object], lame_duck_s: float) -> None:
         self._report = report
@@ -73,7 +74,7 @@ class Stop:
     def _signal(self, number: signal.Signals, engine: Engine) -> None:
         again = "send the signal again to"
         if not self._requested.is_set():
-            self.request()  # first: a report decides nothing
+            self.request()  # first, as reports must not delay it
             if self._lame_duck_s:
                 line = f"leaving, still serving for {self._lame_duck_s:g} s; {again} drain now"
             else:

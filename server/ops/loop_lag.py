@@ -1,7 +1,7 @@
-"""How long one turn of the event loop takes at the longest, and which call made it so long.
+"""Measures the longest turn of the event loop, and which call made it so long.
 
 The loop sets a beat, and a thread checks for it. While the beat is missing, the thread reads which
-task and which line of code the loop is at: afterwards this cannot be found out.
+task and which line of code the loop is running: afterwards this cannot be found out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
 BEAT_S = 0.1
-HELD_S = 0.25  # a turn longer than this is looked into
+HELD_S = 0.25  # a turn longer than this is examined
 SHOWN_S = 60.0  # how long the longest turn is reported
 
 
@@ -26,7 +26,7 @@ class LoopLag:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._beat = clock()
-        self._where = ""  # of the turn under way
+        self._where = ""  # where the current turn is
         self._longest = (0.0, "", self._beat)  # seconds, where, when
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -43,13 +43,13 @@ class LoopLag:
 
     @property
     def longest_s(self) -> float:
-        """The longest turn of the last minute."""
+        """The longest turn of the last minute, in seconds."""
         seconds, _, at = self._longest
         return seconds if self._clock() - at < SHOWN_S else 0.0
 
     @property
     def trouble(self) -> str:
-        """Which call held the loop for too long within the last minute, or ""."""
+        """A sentence on the call that blocked the loop too long within the last minute, or ""."""
         seconds, where, _ = self._longest
         if self.longest_s <= HELD_S or not where:
             return ""
@@ -58,14 +58,14 @@ class LoopLag:
         )
 
     def beat(self, now: float) -> None:
-        """The loop turns: the turn that ends here may have been the longest."""
+        """A beat of the loop: the turn that ends here may have been the longest."""
         took_s = max(now - self._beat - BEAT_S, 0.0)
         if took_s >= self.longest_s:
             self._longest = (took_s, self._where, now)
         self._beat, self._where = now, ""
 
     def look(self, where: Callable[[], str]) -> None:
-        """From the thread: note what holds a turn that is already too long."""
+        """Called by the thread: note where a turn is that is already too long."""
         if self._clock() - self._beat > HELD_S + BEAT_S and not self._where:
             self._where = where()
 
@@ -79,7 +79,7 @@ class LoopLag:
             self.look(self._place)
 
     def _place(self) -> str:
-        """The call and the line; "" when the loop waits and it is the machine that is late."""
+        """The call and the line; "" when the loop is waiting and the machine itself is late."""
         frame = sys._current_frames().get(self._thread)
         if frame is None or Path(frame.f_code.co_filename).name == "selectors.py":
             return ""
@@ -89,7 +89,7 @@ class LoopLag:
 
 
 def place_of(frame: FrameType) -> str:
-    """The innermost line of ours, else the innermost of all."""
+    """The innermost line of this project, or else the innermost line of all."""
     at: FrameType | None = frame
     while at is not None:
         file = Path(at.f_code.co_filename)

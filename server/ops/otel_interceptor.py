@@ -1,8 +1,8 @@
-"""Reports every call to OpenTelemetry, and which call a prediction belongs to.
+"""Reports every call to OpenTelemetry, and links each prediction to its call.
 
-An interceptor around all others, so that what they refuse is counted too. A record is made long
-after the bytes of its call were read; a context variable carries the call there, as it follows the
-tasks and callbacks of the event loop by itself.
+The interceptor is outside all others, so that refused calls are counted too. A record is made long
+after the bytes of its call were read. A context variable carries the call to the record, as it
+follows the tasks and callbacks of the event loop.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from server.telemetry.otel.items import ObservedCall
 from server.telemetry.record import FeatureSpec, Record
 
 STATE_KEY = "tracestate"
-# A deadline travels as time left, so it ends here later than at the caller, by as long as the
-# request was on its way; and there a call that is past it is reset like one that is cancelled.
+# A deadline is sent as time left. So it ends later here than at the caller, by the time the request
+# took to arrive; and a call past its deadline is reset there like a cancelled one.
 DEADLINE_LAG_S = 0.1
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -34,7 +34,7 @@ CALL: ContextVar[ObservedCall | None] = ContextVar("call", default=None)
 
 
 class OtelRecorder:
-    """A recorder that reports each record to OpenTelemetry, then hands it on."""
+    """A recorder that reports each record to OpenTelemetry, then passes it on."""
 
     def __init__(self, instruments: Instruments, recorder: RecordSink) -> None:
         self._instruments = instruments
@@ -45,11 +45,12 @@ class OtelRecorder:
 
 
 class OtelInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """One call is one task: what is set while its handler is looked up is seen by the handler."""
+    """One call is one task: a value set while the handler is looked up is visible in the
+    handler."""
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
-        # method -> (its handler, the wrapped one)
+        # Method -> (its handler, the wrapped handler).
         self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
@@ -69,7 +70,7 @@ class OtelInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return wrapped
 
     def _ended(self, call: ObservedCall, status: str, took_s: float) -> None:
-        # Records are made in the next turn of the loop; the call ends after them.
+        # Records are made in the next turn of the loop; the call ends after that.
         asyncio.get_running_loop().call_soon(self._instruments.ended, call, status, took_s)
 
 
@@ -77,7 +78,7 @@ Ended = Callable[[ObservedCall, str, float], None]
 
 
 def _wrapped(handler: Any, ended: Ended) -> Any:
-    """The same handler, which reports when and how its call ended."""
+    """The handler, wrapped to report when and how its call ended."""
     make, inner = kind_of(handler)
 
     async def call(request: Any, context: Any) -> Any:
@@ -87,7 +88,7 @@ def _wrapped(handler: Any, ended: Ended) -> Any:
             current.peer = context.peer()
             current.http_address = getattr(context, "http_address", "")
         began_s = time.perf_counter()
-        status = "UNKNOWN"  # what gRPC makes of an exception
+        status = "UNKNOWN"  # gRPC's status for an exception
         try:
             answer = inner(request, context)
             if inspect.isasyncgen(answer):

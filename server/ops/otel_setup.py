@@ -1,6 +1,5 @@
-"""OpenTelemetry around one server: built from its flags and OpenTelemetry's own variables, updated
-with its state once a second. Does nothing, and loads nothing, when nothing is switched on.
-"""
+"""OpenTelemetry for one server: built from its flags and OpenTelemetry's own variables, updated
+with the server's state once a second. When nothing is switched on it loads and does nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ OUTCOMES = ("answered", "failed", "refused", "bad_input", "expired", "cancelled"
 
 
 class CannotExport(ServerError):
-    """--prometheus or a variable of OpenTelemetry asks for what cannot be done."""
+    """--prometheus or a variable of OpenTelemetry asks for something that cannot be done."""
 
 
 class OtelSetup:
@@ -64,11 +63,11 @@ class OtelSetup:
 
     @property
     def messages(self) -> list[str]:
-        """Startup lines: what was chosen, and why."""
+        """Lines for the start: the choices and their reasons."""
         return list(self.instruments.messages) if self.instruments is not None else []
 
     def recorder(self, recorder: RecordSink) -> RecordSink:
-        """The same recorder, which reports to OpenTelemetry first."""
+        """`recorder`, wrapped to report to OpenTelemetry first."""
         if self.instruments is None:
             return recorder
         from server.ops.otel_interceptor import OtelRecorder
@@ -78,7 +77,8 @@ class OtelSetup:
     def interceptors(
         self, others: tuple[grpc.aio.ServerInterceptor, ...]
     ) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """Outermost, so that what the others refuse is counted too."""
+        """The interceptors with this one outermost, so that calls the others refuse are counted
+        too."""
         if self.instruments is None:
             return others
         from server.ops.otel_interceptor import OtelInterceptor
@@ -94,7 +94,7 @@ class OtelSetup:
         address: str = "",
         host: Callable[[], HostFigures | None] = lambda: None,
     ) -> None:
-        """From now on show the state of this engine, its ports, its event loop and its host."""
+        """Report the state of this engine, its ports, its event loop and its host from now on."""
         self._engine = engine
         if self.instruments is not None:
             self.instruments.listens(address)
@@ -107,7 +107,7 @@ class OtelSetup:
             )
 
     async def close(self) -> None:
-        """Sends what is left, for a few seconds at most."""
+        """Send what is left, for a few seconds at most."""
         if self._watcher is not None:
             self._watcher.cancel()
         if self.instruments is not None:
@@ -146,7 +146,7 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
         GaugeReading("trefoil.quarantined", now.counters.quarantined),
     ]
     states = Counter(replica.state for replica in now.replicas)
-    # Each known state, with 0 too: no alert fires on a series that has vanished.
+    # Each known state, also with value 0: an alert cannot fire on a series that has vanished.
     for state in dict.fromkeys((*REPLICA_STATES, *states)):
         count = states.get(state, 0)
         readings.append(GaugeReading("trefoil.replicas", count, (("trefoil.state", state),)))
@@ -169,7 +169,7 @@ def state_of(now: EngineSnapshot) -> list[GaugeReading]:
 def front_of(
     budget: CallBudget, lag: LoopLag, connections: ConnectionLimit | None = None
 ) -> list[GaugeReading]:
-    """`connections` are those of the HTTP port; None without one."""
+    """`connections` are those of the HTTP port; None without it."""
     readings = [GaugeReading("trefoil.front.loop.lag", lag.longest_s)]
     arrivals = budget.arrivals
     readings.append(GaugeReading("trefoil.connections.open", arrivals.open))
@@ -188,7 +188,7 @@ def front_of(
 
 
 def host_of(now: HostFigures | None) -> list[GaugeReading]:
-    """What is known of the host: a figure that cannot be read has no series."""
+    """The known figures of the host: a figure that cannot be read has no series."""
     if now is None:
         return []
     found: list[tuple[str, float | None, Attributes]] = [
@@ -220,7 +220,7 @@ def host_of(now: HostFigures | None) -> list[GaugeReading]:
 def about_server(
     config: ServerConfig, identity: ServerIdentity, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Resource attributes; what the operator set in the environment comes before our own."""
+    """Resource attributes; those in the environment override these."""
     about = {
         "service.name": SERVICE,
         "service.version": identity.version,

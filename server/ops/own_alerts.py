@@ -10,7 +10,7 @@ from server.telemetry.findings import Finding
 from server.telemetry_port import TelemetryPort
 
 LOOK_S = 1.0
-HOLD_S = 15.0  # how long it must be over before the alert closes
+HOLD_S = 15.0  # how long the trouble must be over before the alert closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class OwnTrouble:
 
 @dataclass(slots=True)
 class OwnAlerts:
-    """Reports each trouble when it changes, and again for as long as it lasts or closes."""
+    """Reports each trouble when it changes, and repeats it while it lasts or closes."""
 
     telemetry: TelemetryPort
     troubles: Sequence[OwnTrouble]
-    chores: Sequence[Callable[[], None]] = ()  # run before each look
+    chores: Sequence[Callable[[], None]] = ()  # run before each check
     _ever: set[str] = field(default_factory=set, init=False)
 
     async def run(self) -> None:

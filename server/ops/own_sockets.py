@@ -1,7 +1,7 @@
-"""The connections of one port of this process, as the kernel counts them.
+"""The connections of one port of this process, from the kernel.
 
-gRPC reports neither how many connections a host has nor how much of a message has arrived. Both are
-known to the kernel, which answers for every descriptor of ours.
+gRPC reports neither how many connections a host has nor how much of a message has arrived. The
+kernel reports both for every descriptor of this process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ BYTES_RECEIVED = struct.Struct("@Q")
 
 @dataclass(frozen=True, slots=True)
 class OwnSocket:
-    """`received`: bytes since the connection began, those of TLS and HTTP/2 included. `number` is
-    its own among the sockets of this host. It is no age: Linux gives each CPU numbers in blocks of
-    1,024, so a connection that was accepted later, by another CPU, may have a smaller one."""
+    """`received`: bytes since the connection began, TLS and HTTP/2 included. `number` is unique
+    among the sockets of this host, but does not order them by age: Linux gives each CPU numbers in
+    blocks of 1,024, so a later connection accepted by another CPU may have a smaller one."""
 
     descriptor: int
     number: int
     received: int
-    first_look: int = 0  # which look was the first that found it
+    first_look: int = 0  # the number of the check that found it first
 
 
 class OwnSockets:
-    """Connections by their peer, named as gRPC names it. Without /proc there are none."""
+    """Connections by peer, named as gRPC names it. Without /proc there are none."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -46,7 +46,7 @@ class OwnSockets:
         """All connections of the port; about 10 us for each descriptor of the process."""
         try:
             names = os.listdir(DESCRIPTORS)
-        except OSError:  # no /proc, or no descriptor left to read it with
+        except OSError:  # there is no /proc, or no descriptor left to read it
             names = []
         self._looks += 1
         known, self._known = self._known, {}
@@ -58,7 +58,7 @@ class OwnSockets:
         return self._known
 
     def received(self, peers: Iterable[str]) -> dict[str, int]:
-        """Bytes received from each of these peers; those that are gone are left out."""
+        """Bytes received from each of these peers; closed connections are left out."""
         peers = list(peers)
         if any(peer not in self._known for peer in peers):
             self.look()
@@ -76,7 +76,7 @@ class OwnSockets:
         if own is None:
             return False
         try:
-            # A descriptor of its own: the number may be another connection's by now.
+            # A new descriptor: the number may be another connection's by now.
             copy = os.dup(own.descriptor)
         except OSError:
             return False
@@ -93,10 +93,10 @@ class OwnSockets:
 
     def _connection(self, descriptor: int) -> tuple[str, OwnSocket] | None:
         try:
-            # Borrowed: looking at a socket that has just become another one does no harm.
+            # Borrowed: it does no harm if this number has just become another socket.
             end = socket.socket(fileno=descriptor)
         except OSError:
-            return None  # no socket, or closed in between
+            return None  # not a socket, or closed in between
         try:
             if end.family not in (socket.AF_INET, socket.AF_INET6):
                 return None
@@ -105,13 +105,13 @@ class OwnSockets:
             number = os.fstat(descriptor).st_ino
             return _peer_of(end), OwnSocket(descriptor, number, _received(end))
         except OSError:
-            return None  # it listens, or is not connected any more
+            return None  # it is listening, or not connected any more
         finally:
             end.detach()
 
 
 def _peer_of(end: socket.socket) -> str:
-    """Raises OSError when it is not connected."""
+    """The peer of a socket. Raises OSError when it is not connected."""
     name: tuple[Any, ...] = end.getpeername()
     address = ipaddress.ip_address(name[0].partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
@@ -124,6 +124,6 @@ def _received(end: socket.socket) -> int:
     size = BYTES_RECEIVED_AT + BYTES_RECEIVED.size
     info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
     if len(info) < size:
-        return 0  # a kernel that does not count them
+        return 0  # the kernel does not count them
     number: int = BYTES_RECEIVED.unpack_from(info, BYTES_RECEIVED_AT)[0]
     return number

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from server.ops.event_log import Sparingly
 
-logger = logging.getLogger("server.api.refusals")  # the component in its lines: api
+logger = logging.getLogger("server.api.refusals")  # its lines have the component api
 
 EACH, PER_S = 10, 1.0
 
 
 class RefusalLog:
-    """Refusals may come as fast as calls: what is above the rate is counted in the next line."""
+    """Refusals may come as fast as calls: those above the rate are counted in the next line."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._sparingly = Sparingly(EACH, PER_S, clock)
@@ -27,7 +27,7 @@ class RefusalLog:
         peer: str = "",
         request_id: Callable[[], str] = str,
     ) -> None:
-        """`request_id` is asked only when there will be a line."""
+        """`request_id` is called only when a line is written."""
         if not logger.isEnabledFor(logging.INFO):
             return
         left_out = self._sparingly.take()

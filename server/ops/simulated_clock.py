@@ -1,6 +1,6 @@
 """A wall clock that runs faster, so that weeks of telemetry can be played in minutes.
 
-Only telemetry reads it: deadlines, time-outs and latencies are of real seconds.
+Only telemetry reads it: deadlines, timeouts and latencies stay in real seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class SimulatedWall:
-    """Unix seconds that begin at `start` and pass `speed` times as fast as the clock's."""
+    """Unix seconds that begin at `start` and pass `speed` times as fast as those of the real
+    clock."""
 
     start: float
     speed: float

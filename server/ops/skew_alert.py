@@ -1,4 +1,5 @@
-"""The alert that a replica differs from what it loaded. It resolves when nothing differs."""
+"""The alert that a replica differs from what it loaded. It resolves when there is no more
+difference."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from server.telemetry.findings import Finding
 from server.telemetry_port import TelemetryPort
 from server.types import EngineSnapshot
 
-# One per server: switching to a stamp without skew ends the alert of the previous one.
+# One for each server: a switch to a stamp without skew ends the alert of the previous one.
 KEY = "skew/loaded"
 LOOK_S = 1.0
-# An alert that has flapped must be clear for a while before it closes, so it is reported again.
+# An alert that has flapped must be clear for a while before it closes, so the report is repeated.
 REPEAT_S = 15.0
 
 
@@ -39,7 +40,7 @@ class SkewAlert:
     def look(self) -> None:
         now = self.engine.snapshot()
         if not any(replica.self_check.at for replica in now.replicas):
-            return  # nothing is known yet
+            return  # there has been no check yet
         found = finding_of(now)
         again = self._ever_wrong and self.clock() - self._reported_at >= REPEAT_S
         if found != self._reported or again:
@@ -49,7 +50,7 @@ class SkewAlert:
 
 
 def finding_of(now: EngineSnapshot) -> Finding:
-    """Critical: answers are affected now. High: only after the next start."""
+    """Critical: answers are affected now. High: they are affected only after the next start."""
     items = [item for replica in now.replicas for item in replica.self_check.changed]
     severity = (
         "critical" if any(item.affects_answers_now for item in items) else "high" if items else ""

@@ -12,7 +12,7 @@ from server.engine import Engine
 from server.types import EngineSnapshot, ReplicaStatus
 
 LOOK_S = 0.2
-# Under a full queue the state may change several times a second: only lasting changes are printed.
+# With a full queue the state may change several times a second: only lasting changes are printed.
 LASTS_S = 1.0
 WORSE = ("DEGRADED", "NOT_READY")
 
@@ -58,7 +58,7 @@ class StartupLog:
         # The steps of loading are printed; other reasons change often and matter little.
         step = replica.reason if replica.state == "loading" else ""
         seen = (replica.state, replica.restarts, step)
-        # Deaths are in the log: a replica may be back before this looks again.
+        # Deaths are logged elsewhere: a replica may be back before the next look here.
         if self._replicas.get(replica.index) == seen or replica.state in ("starting", "dead"):
             return
         self._replicas[replica.index] = seen

@@ -1,6 +1,6 @@
 """Notifies the service manager that started this server (systemd's sd_notify protocol).
 
-One datagram each to the socket NOTIFY_SOCKET names. Without it everything here does nothing.
+Each message is one datagram to the socket in NOTIFY_SOCKET. Without that variable, nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from server.engine import Engine
 
 logger = logging.getLogger(__name__)
 
-SEND_WITHIN_S = 1.0  # the manager may be slow to read; the event loop waits for it no longer
+SEND_WITHIN_S = 1.0  # the manager may read slowly; the event loop waits no longer than this
 RETRY_S = 1.0
-# Signs of life come this many times as often as required, so that a late one does no harm.
+# Keep-alives are sent this many times as often as required, so that a late one does no harm.
 OFTENER = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """`address` is a path, or @name of an abstract socket; "": nobody listens. `watchdog_s` is how
-    long the manager waits for a sign of life; 0: it does not ask for any."""
+    """`address` is a path, or @name of an abstract socket; "" means that there is no service
+    manager. `watchdog_s` is the manager's limit between two keep-alives; 0: it requires none."""
 
     address: str = ""
     watchdog_s: float = 0.0
 
     def status(self, line: str) -> bool:
-        # One line to systemd; a line break would begin another assignment.
+        # One line for systemd; a line break would begin another assignment.
         return self._send("STATUS=" + " ".join(line.split()))
 
     def ready(self) -> bool:
@@ -42,12 +42,13 @@ class ServiceManager:
         return self._send("WATCHDOG=1")
 
     def stopping(self, within_s: float) -> bool:
-        """Asks for `within_s` too: the manager knows nothing of the grace this server was given."""
+        """Notify that the server is stopping. It also requests `within_s`, as the manager does not
+        know the server's grace period."""
         return self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
 
     async def attend(self, engine: Engine) -> None:
         """Send READY once a replica is right and fast enough, and WATCHDOG while the event loop
-        turns."""
+        runs."""
         if not self.address:
             return
         async with asyncio.TaskGroup() as group:
@@ -60,7 +61,8 @@ class ServiceManager:
         while state not in TAKES_TRAFFIC:
             state = await engine.changed(state)
         while True:
-            if self.ready():  # lost, the manager would wait for it for ever
+            # Repeated until sent: otherwise the manager would wait for it for ever.
+            if self.ready():
                 return
             await asyncio.sleep(RETRY_S)
 
@@ -85,7 +87,8 @@ class ServiceManager:
 
 
 def service_manager(environment: MutableMapping[str, str]) -> ServiceManager:
-    """Taken out of the environment: replicas and alert commands do not speak for the server."""
+    """The service manager from the environment. Its variables are removed, as replicas and alert
+    commands must not notify it."""
     address = environment.pop("NOTIFY_SOCKET", "")
     asked_us = environment.pop("WATCHDOG_USEC", "")
     asked_of = environment.pop("WATCHDOG_PID", "")

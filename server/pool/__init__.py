@@ -1,1 +1,1 @@
-"""Warm replicas: the queue before them, the rows they hold, their health."""
+"""Warm replicas: their queue, the rows they hold, their health."""

@@ -1,9 +1,9 @@
 """Which replica a session's rows go to: rendezvous hashing with bounded load.
 
-Rendezvous (highest random weight): every (session, replica) pair has a weight of its own and the
-heaviest wins, so a replica that comes or goes moves only its own sessions and nobody keeps a table.
+Rendezvous (highest random weight): every (session, replica) pair has its own weight and the
+heaviest wins. So a replica that comes or goes moves only its own sessions, and no table is needed.
 Bounded load: a replica that already holds `BOUND` times the mean passes the row on to the next
-heaviest, so that one busy session cannot make a hot spot (Mirrokni, Thorup, Zadimoghaddam 2018).
+heaviest, so that one busy session cannot overload a replica (Mirrokni, Thorup, Zadimoghaddam 2018).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ def rank(session: str, members: Iterable[str]) -> list[str]:
 
 
 def choose(session: str, loads: Mapping[str, int], bound: float = BOUND) -> str:
-    """The most preferred member that may take one more. `loads` maps members to rows they hold."""
+    """The most preferred member that may take one more row. `loads` maps members to the rows they
+    hold."""
     ceiling = math.ceil(bound * (sum(loads.values()) + 1) / len(loads))
-    # Someone is below the mean, so someone is below the ceiling.
+    # Some member is at or below the mean, and so below the ceiling.
     return next(member for member in rank(session, loads) if loads[member] < ceiling)
 
 

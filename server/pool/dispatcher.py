@@ -1,11 +1,11 @@
-"""Which row goes to which replica, and what becomes of it: answered, expired, cancelled, retried.
+"""Decides which replica gets a row, and what happens to it: answered, expired, cancelled, retried.
 
-Everything runs on the event loop, in turns: whatever arrives within one turn of the loop is placed
-together, so that rows travel in one frame and nothing needs a task of its own.
+Everything runs on the event loop, in turns. All rows that arrive within one turn of the loop are
+placed together, so that they share a frame and need no task of their own.
 
 A replica that dies by itself leaves suspects. A suspect is tried once more, alone on a replica kept
-free for it: if that one dies too, the row is proved to be the killer and is quarantined, and the
-innocent that shared the first death with it are answered. What was killed from outside leaves no
+free for it. If that replica dies too, the row is proved to be the cause and is quarantined, and the
+innocent rows of the first death are answered. A replica that was killed from outside leaves no
 suspects: its rows are queued again. A row whose caller has already seen part of the answer cannot
 be tried again.
 """
@@ -30,11 +30,11 @@ from server.types import Fault, Outcome, Work
 
 logger = logging.getLogger(__name__)
 
-# A row that was never alone when its replica died gets one try more than one that was.
+# A row that was never alone when its replica died gets one more try than a row that was.
 MOST_DEATHS = 3
-USUAL, LOWEST = 1, 2  # priorities: all rows go before one of the lowest
-SHORT_RETRY_S = 1.0  # for a caller whose row no replica had memory for
-OVERDUE_S = 1.0  # a replica answers an expired row itself; after this the front does
+USUAL, LOWEST = 1, 2  # priorities: all other rows go before one of the lowest
+SHORT_RETRY_S = 1.0  # retry time for a caller whose row did not fit into any replica's memory
+OVERDUE_S = 1.0  # a replica answers an expired row itself; this much later the front does
 
 
 class Dispatcher:
@@ -62,7 +62,7 @@ class Dispatcher:
         return sum(len(replica.held) for replica in self._replicas)
 
     def refusal(self, work: Work) -> Fault | None:
-        """Why this row is not even queued."""
+        """Why this row cannot even be queued, or None."""
         now = self._clock()
         if self.quarantine.holds(work, now):
             return errors.quarantined_content()
@@ -75,7 +75,8 @@ class Dispatcher:
         return None
 
     def refusal_now(self, remaining_s: float | None) -> Fault | None:
-        """Why a row of usual size and priority is refused; it is not promised a place."""
+        """Why a row of ordinary size and priority is refused now, or None; it is not promised a
+        place."""
         now = self._clock()
         wait_s = self.admission.booked_s(now)
         if self.queue.full:
@@ -88,7 +89,7 @@ class Dispatcher:
         return errors.deadline_unreachable(remaining_s, expected_s, wait_s)
 
     def _late(self, deadline: float, mix: str, priority: int, now: float) -> Fault | None:
-        """Why such a row is refused now for its deadline alone, or None."""
+        """Why such a row is refused now because of its deadline, or None."""
         left_s = deadline - now
         if left_s <= 0:
             return errors.deadline_passed()
@@ -113,7 +114,8 @@ class Dispatcher:
         self.plan()
 
     def cancel(self, entry: QueueEntry) -> None:
-        """The caller has gone: drop the row from the queue, or notify the replica that has it."""
+        """The caller has disconnected: drop the row from the queue, or notify the replica that has
+        it."""
         entry.closed = True
         entry_id = entry.work.id
         if self.queue.remove(entry_id) or self.suspects.remove(entry_id):
@@ -126,15 +128,15 @@ class Dispatcher:
                 replica.cancel(entry_id)
 
     def _expected_s(self, mix: str, priority: int) -> float | None:
-        """Seconds from now to the answer that nearly all such rows keep to. Where a replica is free
-        a row is judged by its own work alone: refusals must not keep a replica idle."""
+        """Seconds from now to the answer, which nearly all such rows keep to. Where a replica is
+        free, only the row's own work counts: refusals must not keep a replica idle."""
         if self._is_free():
             return self.admission.service_time.cost_s(mix)
         bare_s = self._bare_s(mix, priority)
         return None if bare_s is None else bare_s * self.admission.factor
 
     def _is_free(self) -> bool:
-        """Whether a replica would begin with a new row at once."""
+        """Whether a replica would start a new row at once."""
         return not self.queue and any(s.serving and not s.held for s in self._replicas)
 
     def _bare_s(self, mix: str, priority: int) -> float | None:
@@ -143,7 +145,8 @@ class Dispatcher:
         return self.admission.expected_s(mix, before_s, self._serving_count())
 
     def _come_back_s(self, now: float, mix: str, until_room_s: float | None = None) -> float:
-        """`until_room_s`: until such a row can be admitted; None: until half the queue is done."""
+        """`until_room_s`: time until such a row can be admitted; None: until half the queue is
+        done."""
         count = self._serving_count()
         if until_room_s is None:
             half_s = self.queue.cost_before_s(LOWEST) / 2
@@ -152,8 +155,9 @@ class Dispatcher:
         return self.admission.come_back_s(now, cost_s, until_room_s, count)
 
     def expected_wait_s(self) -> float:
-        """What a row of usual cost that arrives now will wait for its forward: everything before
-        it, at the measured speed. 0 where a replica would begin at once, or no row was answered."""
+        """How long an ordinary row that arrives now will wait for its forward: all work before it,
+        at the measured speed. 0 where a replica would start at once, or before any row was
+        answered."""
         if self._is_free():
             return 0.0
         before_s = self.queue.cost_before_s(LOWEST) + sum(s.held.cost_s for s in self._replicas)
@@ -192,7 +196,8 @@ class Dispatcher:
             replica.send(entries, now)
 
     def _shed(self, replica: ReplicaHandle, entry: QueueEntry, now: float) -> bool:
-        """Refuse a row that this replica would certainly answer too late: work nobody waits for."""
+        """Refuse a row that this replica would certainly answer too late, as its caller would no
+        longer wait."""
         deadline = entry.work.deadline
         if deadline is None or entry.work.task == "generate" or not replica.held:
             return False
@@ -203,7 +208,7 @@ class Dispatcher:
         return True
 
     def _too_late(self, entry: QueueEntry, need_s: float, now: float, replica: int = 0) -> None:
-        """End a row that was admitted and cannot be answered in time, while there is some left."""
+        """End an admitted row that cannot be answered in time, while there is time left."""
         if entry.closed:
             return
         deadline = now if entry.work.deadline is None else entry.work.deadline
@@ -212,7 +217,7 @@ class Dispatcher:
         self.close(entry, errors.deadline_unreachable(deadline - now, need_s, wait_s), replica)
 
     def _note_late(self, entry: QueueEntry) -> None:
-        """An admitted row that missed its deadline took longer than it was expected to."""
+        """Count an admitted row that missed its deadline as one that took longer than expected."""
         if entry.expected_s and not entry.losses:
             self.admission.took(entry.expected_s, float("inf"), self._clock())
 
@@ -228,7 +233,8 @@ class Dispatcher:
             return "skip"
         if work.session and not self._is_home(replica, work.session):
             return "skip"
-        # What does not fit is waited for, not overtaken: nothing is too large to have its turn.
+        # A row that does not fit is waited for, not overtaken: every row gets its turn, however
+        # large.
         return "take" if replica.held.fits(work) else "stop"
 
     def _is_home(self, replica: ReplicaHandle, session: str) -> bool:
@@ -275,7 +281,7 @@ class Dispatcher:
         self._resolve(entry, replace(outcome, retried=True) if retried else outcome)
 
     def _try_elsewhere(self, entry: QueueEntry, short: int) -> bool:
-        """Queue a row again, once, that this replica had no memory for; False: it ends here."""
+        """Queue a row again, once, for which this replica lacked memory; False: it ends here."""
         if entry.closed or entry.streamed or entry.avoid is not None or self._serving_count() < 2:
             return False
         entry.avoid = short
@@ -295,8 +301,8 @@ class Dispatcher:
             entry.finish(outcome)
 
     def expire(self, now: float) -> None:
-        """Answer what is past its deadline: at once where it waits, a little later where a replica
-        should have done so."""
+        """Answer rows past their deadline: waiting rows at once, rows in a replica a little later,
+        as the replica should do so itself."""
         for queue in (self.queue, self.suspects):
             for entry in queue.expire(now):
                 self._note_late(entry)
@@ -321,7 +327,8 @@ class Dispatcher:
     # ---- death -------------------------------------------------------------------------------
 
     def lost(self, replica: ReplicaHandle, cause: str) -> None:
-        """A replica died holding rows: some are suspects now, some are proved."""
+        """A replica died holding rows: some of them become suspects, some are proved to be the
+        cause."""
         replica.isolated = False
         entries = replica.held.entries
         alone = len(entries) == 1

@@ -1,9 +1,9 @@
-"""The front's end of the fork server: starts it, asks it for replicas, replaces it when it is gone.
+"""The front's side of the fork server: starts it, requests replicas, replaces it when it is gone.
 
-A fork server that dies takes no replica with it: they serve on, and the next replica that is needed
-starts another one. Only their exit codes are lost, because the kernel reports those to the parent
-alone. A fork server whose sources or libraries have changed on disk is replaced before the next
-fork, so a replica always runs what a process of its own would import.
+When a fork server dies, its replicas continue to serve, and the next replica needed starts a new
+one. Only their exit codes are lost, because the kernel reports those to the parent alone. A fork
+server whose sources or libraries have changed on disk is replaced before the next fork, so a
+replica always runs what a separate process would import.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from server.child_process import module_command
 from server.replica.fork_request import MESSAGE_BYTES, MODULE, TITLE_BYTES, Fork
 
 logger = logging.getLogger(__name__)
-ENDS_S = 5.0  # a process that closed its control socket has ended by then, or is killed
+ENDS_S = 5.0  # a process that closed its control socket has ended after this time, or is killed
 
 
 class ReplicaProcess(Protocol):
-    """Two things keep this shape: asyncio.subprocess.Process and ForkedProcess."""
+    """Both asyncio.subprocess.Process and ForkedProcess match it."""
 
     @property
     def pid(self) -> int: ...
@@ -44,11 +44,11 @@ class ReplicaProcess(Protocol):
 
 
 class NotForkable(Exception):
-    """The fork server cannot fork here; replicas must be processes of their own."""
+    """The fork server cannot fork here; replicas must be separate processes."""
 
 
 class ForkedProcess:
-    """One replica, a child of the fork server. A pidfd names it: its number may be used again."""
+    """One replica, a child of the fork server. A pidfd identifies it, as its pid may be reused."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -73,8 +73,8 @@ class ForkedProcess:
             self._ended.set()
 
     def orphaned(self) -> None:
-        """The fork server is gone: the end is still seen, its code is not, unless this process has
-        inherited the replica (as the first process of a container does)."""
+        """The fork server is gone: the end of this replica is still noticed, but not its exit code,
+        unless this process has inherited the replica (as the first process of a container does)."""
         if not self._ended.is_set():
             asyncio.get_running_loop().add_reader(self._pidfd, self._ended_orphan)
 
@@ -90,8 +90,8 @@ class ForkedProcess:
 
 class ForkServerClient:
     """One for each server: its pools share what it has imported. `environment` is that of the
-    process; each replica gets its own. `start_s` bounds the imports. `command` is completed by its
-    end of the socket."""
+    process; each replica gets its own. `start_s` limits the time of the imports. The descriptor of
+    its socket is appended to `command`."""
 
     def __init__(
         self,
@@ -102,17 +102,18 @@ class ForkServerClient:
         self._start = partial(_Running.start, command, dict(environment), start_s)
         self._turn = asyncio.Lock()
         self._running: _Running | None = None
-        self._retired: list[_Running] = []  # replaced; they still report how their replicas end
+        # Replaced ones, which still report how their replicas end.
+        self._retired: list[_Running] = []
 
     @property
     def pid(self) -> int:
-        """0: none is running now."""
+        """The process id; 0 if none is running."""
         return self._running.pid if self._running is not None and self._running.open else 0
 
     async def fork(
         self, command: Sequence[str], environment: Mapping[str, str], end: socket.socket
     ) -> ForkedProcess:
-        """A replica with this command line, which inherits `end`.
+        """A replica with this command line that inherits `end`.
 
         Raises NotForkable; OSError when the fork server cannot be started.
         """
@@ -127,7 +128,7 @@ class ForkServerClient:
             raise OSError(f"no fork server stays as it is: {found}")
 
     async def close(self) -> None:
-        """Replicas that still run end by themselves when their sockets close."""
+        """End the fork server; running replicas end when their sockets close."""
         async with self._turn:
             for running in (*self._retired, *([self._running] if self._running else [])):
                 await running.end()
@@ -187,8 +188,9 @@ class _Running:
             except TimeoutError:
                 raise OSError(f"the fork server did not start within {limit_s:g} s") from None
             except OSError:
-                # It closed its end, so it ends. kill() polls first, and would take the exit code
-                # away from the thread of the event loop that waits for it: 255 was reported then.
+                # It closed its end of the socket, so it is ending. kill() polls first, and would
+                # take the exit code from the event loop's thread that waits for it: 255 was
+                # reported then.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), ENDS_S)
                 await running.end()
@@ -200,7 +202,8 @@ class _Running:
         return running
 
     async def fork(self, request: Callable[[int], Fork], end: socket.socket) -> ForkedProcess | str:
-        """The replica, or why this process must be replaced. Raises NotForkable, OSError."""
+        """The replica, or the reason why this process must be replaced. Raises NotForkable,
+        OSError."""
         number = next(self._numbers)
         answered = self._answer(number)
         socket.send_fds(self._control, [request(number).to_bytes()], [end.fileno()])
@@ -220,7 +223,7 @@ class _Running:
         return found
 
     def retire(self) -> None:
-        """End when the last replica has ended."""
+        """End once the last replica has ended."""
         self._is_retired = True
         if not self._replicas:
             self._lost()
@@ -279,7 +282,7 @@ class _Running:
 
 
 def _discard(pidfds: Sequence[int]) -> None:
-    """End a replica whose caller has gone."""
+    """End a replica whose caller has left."""
     for pidfd in pidfds:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)

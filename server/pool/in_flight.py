@@ -1,8 +1,9 @@
-"""The rows one replica holds, and whether it may hold one more.
+"""The rows that one replica holds, and whether it may take one more.
 
-At most one batch is `ahead` of the forward, in rows, tokens and payload bytes; what is in the
-forward is `running`. Only the queue of the front knows priorities, so the less is ahead, the truer
-they are; a whole batch is what keeps the forward from waiting for the decoder.
+At most one batch waits `ahead` of the forward, limited in rows, tokens and payload bytes; the rows
+in the forward are `running`. Only the front's queue knows priorities, so the fewer rows are ahead,
+the better priorities are kept; but a whole batch is needed so that the forward never waits for the
+decoder.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ class InFlight:
         self._ahead_tokens = 0
         self._ahead_bytes = 0
         self._tokens = 0
-        self.cost_s = 0.0  # of all its rows
+        self.cost_s = 0.0  # the work of all its rows
 
     def __len__(self) -> int:
         return len(self.ahead) + len(self.running)
 
     @property
     def load(self) -> int:
-        """Tokens held, to find the emptiest replica; rows count too, for what costs nothing."""
+        """Tokens held, to find the least loaded replica; each row also counts one, as it may have
+        no tokens."""
         return self._tokens + len(self)
 
     @property
     def ahead_cost_s(self) -> float:
-        """The work of what no forward has begun with."""
+        """The work of the rows that no forward has started."""
         return sum(entry.cost_s for entry in self.ahead.values())
 
     @property
@@ -51,7 +53,8 @@ class InFlight:
         return sum(entry.work.task == "generate" for entry in self.entries)
 
     def fits(self, work: Work) -> bool:
-        """A row fits whatever it costs when nothing else is ahead, so none is too large to go."""
+        """Whether a row fits. If no other row is ahead every row fits, so that none is too large to
+        run."""
         if self.full:
             return False
         fits_tokens = self._ahead_tokens + work.estimated_tokens <= self.tokens_room

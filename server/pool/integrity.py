@@ -11,7 +11,7 @@ from server.types import SelfCheck
 
 
 class Integrity:
-    """Of one life of one replica."""
+    """Belongs to one process of one replica."""
 
     def __init__(self) -> None:
         self.check = SelfCheck()
@@ -19,14 +19,15 @@ class Integrity:
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     def ask(self) -> tuple[int, asyncio.Future[None]]:
-        """The number of a new question, and what is done when it is answered."""
+        """The number of a new request for a comparison, and a future that is set when it is
+        done."""
         self._asked += 1
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[self._asked] = answered
         return self._asked, answered
 
     def heard(self, looked: Any, wall: float) -> None:
-        """`looked` is a replica's message."""
+        """Take over `looked`, a message of the replica."""
         number, verified = looked.verify_id, bool(looked.verify_id) and not looked.error
         self.check = SelfCheck(
             changed=link.changed(looked),
@@ -38,12 +39,12 @@ class Integrity:
         self._settle(number)
 
     def over(self) -> None:
-        """The replica is gone: nobody need wait any more."""
+        """The replica is gone: release all waiting callers."""
         for number in list(self._waiting):
             self._settle(number)
 
     def _settle(self, number: int) -> None:
         answered = self._waiting.pop(number, None)
         if answered is not None:
-            with contextlib.suppress(asyncio.InvalidStateError):  # who asked has gone away
+            with contextlib.suppress(asyncio.InvalidStateError):  # the caller has left
                 answered.set_result(None)

@@ -12,7 +12,7 @@ from server import host
 from server.config import ServerConfig
 from server.replica import placement
 
-MOST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
+MOST_HEADER_BYTES = 100 << 20  # the limit of safetensors itself
 Available = Callable[[], tuple[int, str]]
 
 
@@ -21,8 +21,8 @@ def weights_bytes(bundle: Path) -> int:
 
 
 def shares_weights(config: ServerConfig) -> bool:
-    """Whether CPU replicas compute from the mapped files themselves: where all are float32, and
-    that is what was asked for. In another dtype each replica makes its own copy."""
+    """Whether CPU replicas compute directly on the mapped files: if all weights are float32 and
+    float32 was requested. With another dtype each replica makes its own copy."""
     return config.dtype in ("auto", "float32") and all(
         {entry["dtype"] for entry in _header(file)} <= {"F32"} for file in _shards(config.bundle)
     )
@@ -50,8 +50,8 @@ def parameters(bundle: Path) -> int:
 
 
 def _header(shard: Path) -> list[dict[str, Any]]:
-    """`dtype` and `shape` of each tensor of a safetensors file; the replica refuses one that cannot
-    be read."""
+    """`dtype` and `shape` of each tensor of a safetensors file. A file that cannot be read is left
+    to the replica, which refuses it."""
     with shard.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -68,7 +68,7 @@ def misfit(
     available: tuple[int, str],
     free: Mapping[str, int] | None = None,
 ) -> str:
-    """Why so many more replicas of `config.bundle` do not fit, with the numbers; "" when they do.
+    """Why this many more replicas of `config.bundle` do not fit, with the numbers; "" if they do.
 
     `free` is bytes by device, as reported by serving replicas.
     """
@@ -87,7 +87,7 @@ def misfit(
 
 
 def _device_misfit(weights: int, replicas: int, free: Mapping[str, int], held: bool) -> str:
-    """They go round the devices; the fullest one decides."""
+    """Replicas are spread over the devices in turn; the fullest device decides."""
     names = sorted(free)
     found = (
         placement.misfit(
@@ -99,8 +99,8 @@ def _device_misfit(weights: int, replicas: int, free: Mapping[str, int], held: b
 
 
 def standby_s(config: ServerConfig, available: tuple[int, str]) -> tuple[float, str]:
-    """How long the pool before is kept warm, and why: not at the price of a replica that dies and
-    then cannot be replaced. `config` is that of the pool which serves now."""
+    """(seconds, reason): how long the previous pool is kept warm. It must not take the memory that
+    is needed to replace a dead replica. `config` is that of the pool that serves now."""
     reason = misfit(config, 1, available)
     if reason:
         return 0.0, f"not kept: a dead replica could not be replaced beside it: {reason}"

@@ -1,7 +1,7 @@
-"""N replicas kept alive: started together, judged before they serve, replaced when they die,
-probed again when nothing else proves them.
+"""Keeps N replicas alive: starts them together, checks them before they serve, replaces them when
+they die, and probes them again when traffic does not prove them.
 
-The dispatcher decides which replica gets a row and what becomes of a dead replica's rows; this file
+The dispatcher decides which replica gets a row and what happens to a dead replica's rows; this file
 is about processes.
 """
 
@@ -31,14 +31,14 @@ from server.types import Evidence, Facts, Fault, Outcome, ReplicaStatus, Work
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
-PAUSE_S = 1.0  # a tick later than this: the front itself stood still
-QUIET_S = 2.0  # a replica without work for so long is idle enough to be probed
-STOP_S = 5.0  # from Stop to SIGKILL
+PAUSE_S = 1.0  # a tick later than this means that the front itself was stopped
+QUIET_S = 2.0  # a replica without work for this long is idle enough to be probed
+STOP_S = 5.0  # time from the stop request to SIGKILL
 
 
 @dataclass(eq=False)
 class Pool:
-    """`exited` is called for each replica that died, with what it served and the reason.
+    """`exited` is called for each replica that died, with the bundle's facts and the reason.
     `holders` of weights end with the pool."""
 
     config: ServerConfig
@@ -56,13 +56,14 @@ class Pool:
         self.dispatcher = Dispatcher(self.config, self._replicas, self.clock)
         self.facts: Facts | None = None
         self.quiet_s = QUIET_S
-        self.last_death = ""  # of which replica, and why
-        self._first = asyncio.Event()  # a replica has loaded, or it is clear that none will
+        self.last_death = ""  # which replica died last, and why
+        # Set once a replica has loaded, or it is clear that none will.
+        self._first = asyncio.Event()
         self._refused: PoolRefused | None = None
         self._stopping = asyncio.Event()
-        self._idle = asyncio.Event()  # set while nothing waits and nothing is in flight
+        self._idle = asyncio.Event()  # set while no row waits or is in flight
         self._keepers: dict[ReplicaHandle, asyncio.Task[None]] = {}
-        self._closed: set[ReplicaHandle] = set()  # not kept any more, or not yet
+        self._closed: set[ReplicaHandle] = set()  # replicas that must not run, now or yet
         self._watcher: asyncio.Task[None] | None = None
 
     # ---- start and end -----------------------------------------------------------------------
@@ -83,7 +84,7 @@ class Pool:
             raise self._refused
 
     async def stop(self) -> None:
-        """Ask every replica to end, then make it end."""
+        """Ask every replica to end, then kill those that have not."""
         self._stopping.set()
         self.dispatcher.close_all(draining())
         for replica in self._replicas:
@@ -99,7 +100,8 @@ class Pool:
             await self.holders.close()
 
     async def finish(self, grace_s: float, leftover: Fault) -> None:
-        """Return when nothing is queued or in flight; after `grace_s` what is left gets a fault."""
+        """Return when no row is queued or in flight; after `grace_s` the remaining rows get
+        `leftover`."""
         self._idle.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_s)
@@ -113,7 +115,7 @@ class Pool:
     # ---- rows --------------------------------------------------------------------------------
 
     def refusal(self, work: Work) -> Fault | None:
-        """Why this row is not even queued; None when it may be submitted."""
+        """Why this row cannot even be queued; None when it may be submitted."""
         return self.dispatcher.refusal(work)
 
     def submit(
@@ -128,7 +130,7 @@ class Pool:
         return entry
 
     def cancel(self, entry: QueueEntry) -> None:
-        """Drop a row whose caller has gone, unless it has ended."""
+        """Drop a row whose caller has left, unless it has ended."""
         if not entry.closed:
             self.dispatcher.cancel(entry)
 
@@ -148,7 +150,7 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        """Rows the replicas hold."""
+        """Rows that the replicas hold."""
         return self.dispatcher.in_flight
 
     # ---- one replica ----------------------------------------------------------------------------
@@ -163,8 +165,8 @@ class Pool:
         self._keepers[replica] = keeper
 
     async def close(self, index: int, grace_s: float) -> None:
-        """Let this replica finish what it holds, then end it for good. What it could not finish in
-        time goes to another replica."""
+        """Let this replica finish its rows, then end it for good. Rows that it cannot finish in
+        time go to another replica."""
         replica = self._replicas[index]
         keeper = self._keepers.pop(replica, None)
         if keeper is None:
@@ -182,8 +184,8 @@ class Pool:
         self.dispatcher.lost(replica, "has left")
 
     async def restart(self, index: int, grace_s: float, why: str) -> None:
-        """Give this replica nothing more, wait for what it holds, then end its process: its keeper
-        starts the next one. What it could not finish in time goes to another replica."""
+        """Give this replica no more rows, wait for those it holds, then end its process: its keeper
+        starts the next one. Rows that it cannot finish in time go to another replica."""
         replica = self._replicas[index]
         replica.state, replica.reason = "draining", why
         until = self.clock() + grace_s
@@ -211,7 +213,7 @@ class Pool:
                 self.exited(self.facts, self.last_death)
             self.dispatcher.lost(replica, cause)
             self._give_up_start(replica, cause)
-            if self._refused is None:  # else `start` raises it
+            if self._refused is None:  # otherwise `start` raises it
                 logger.error("%s", self.last_death)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -219,8 +221,8 @@ class Pool:
         replica.state = "dead"
 
     async def _life(self, replica: ReplicaHandle) -> str:
-        """Until its process has ended. The loop's edge: whatever fails in the front itself counts
-        as a death, so that another start is tried later."""
+        """Run one process until it has ended. The edge of the loop: any failure in the front itself
+        counts as a death, so that another start is tried later."""
         try:
             return await replica.live()
         except Exception as error:
@@ -238,14 +240,16 @@ class Pool:
             self._give_up_start(replica, replica.reason)
 
     def _backoff_s(self, deaths_in_a_row: int, refused: bool) -> float:
-        """A first death is repaired at once; a refused bundle will most likely be refused again."""
+        """A first death is repaired at once; a refused bundle will most likely be refused again, so
+        the next attempt waits."""
         if deaths_in_a_row == 1 and not refused:
             return 0.0
         doubled = self.config.restart_first_s * 2.0 ** min(deaths_in_a_row - 1, 16)
         return min(doubled, self.config.restart_longest_s)
 
     def _give_up_start(self, replica: ReplicaHandle, cause: str) -> None:
-        """Before anything has loaded, a bundle that one replica refuses is refused by all."""
+        """If one replica refuses the bundle before any has loaded, all will refuse it: give up the
+        start."""
         if self.facts is not None or self._first.is_set():
             return
         if replica.fatal is not None:
@@ -279,7 +283,7 @@ class Pool:
             return
         replica.state, replica.reason = replica.readiness.verdict()
         if replica.state != was:
-            # At info the startup log has the same event, with the device.
+            # The startup log reports the same event at level info, with the device.
             logger.debug("replica %d %s: %s", replica.index, replica.state, replica.reason)
         if was == "wrong" and replica.state == "wrong":
             replica.kill(f"wrong answers twice: {replica.reason}")
@@ -306,7 +310,8 @@ class Pool:
             looked = now
             try:
                 self._look(now)
-            except Exception:  # the loop's edge: without it no replica would be watched any more
+            # The edge of the loop: without it the replicas would no longer be watched.
+            except Exception:
                 logger.exception("the replicas could not be looked at")
 
     def _look(self, now: float) -> None:
@@ -321,16 +326,16 @@ class Pool:
             self._idle.set()
 
     def _forgive(self, late_s: float) -> None:
-        """The front was stopped or its machine slept: what it could not hear in that time is no
-        reason to kill a replica."""
+        """The front was stopped or its machine slept: silence during that time is no reason to kill
+        a replica."""
         if late_s > PAUSE_S:
             logger.warning("the front stood still for %.1f s: its replicas get that time", late_s)
             for replica in self._replicas:
                 replica.forgive(late_s)
 
     def _probe_one(self, now: float) -> None:
-        """Probe one mix of one idle replica at a time: a probe must not slow the others' answers,
-        and a caller who comes during it waits for one mix, not for all."""
+        """Probe one mix of one idle replica at a time: a probe must not slow down the others'
+        answers, and a caller who arrives during it waits for one mix, not for all."""
         if any(replica.probing for replica in self._replicas):
             return
         for replica in self._replicas:
@@ -344,7 +349,7 @@ class Pool:
                 return
 
     async def probe_now(self, mixes: tuple[str, ...]) -> tuple[Evidence, ...]:
-        """What a serving replica measures for these mixes at this moment; () when none does."""
+        """Measure these mixes on a serving replica now; () if none serves."""
         replica = next((replica for replica in self._replicas if replica.serving), None)
         if replica is None:
             return ()
@@ -354,8 +359,8 @@ class Pool:
         return tuple(e for e in replica.readiness.evidence if e.mix in mixes)
 
     async def verify(self) -> None:
-        """Every replica compares each byte with what it loaded, one after the other; the files on
-        disk, which are the same for all, are read for the first of them."""
+        """Make every replica compare each byte with what it loaded, one after the other. The files
+        on disk are the same for all, so only the first replica reads them."""
         for number, replica in enumerate(
             [replica for replica in self._replicas if replica.serving]
         ):
@@ -371,11 +376,12 @@ class Pool:
         return tuple(replica.status() for replica in self._open_replicas())
 
     def standings(self) -> tuple[Standing, ...]:
-        """For what is asked ten times a second: the statuses cost twenty times as much."""
+        """The short form of the statuses, for callers that ask ten times a second: the full
+        statuses cost twenty times as much."""
         return tuple(self._open_replicas())
 
     def device_free(self) -> dict[str, int]:
-        """Bytes that are free on each device, as last reported by its replicas."""
+        """Free bytes on each device, as last reported by its replicas."""
         return {s.device: s.device_free for s in self._open_replicas() if s.device_free is not None}
 
     def _open_replicas(self) -> list[ReplicaHandle]:

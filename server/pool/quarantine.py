@@ -1,7 +1,7 @@
-"""Contents that killed two replicas, refused at once while remembered.
+"""Contents that killed two replicas are refused at once while they are remembered.
 
-Hashing every payload would cost the healthy ones; sizes are compared first, so only a payload of
-exactly a remembered size is hashed.
+Hashing every payload would cost the healthy ones time. Sizes are compared first, so only a payload
+of exactly a remembered size is hashed.
 """
 
 from __future__ import annotations

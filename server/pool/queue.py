@@ -1,11 +1,12 @@
-"""Which row goes next. Pure: no loop, no thread, no clock of its own, and no knowledge of replicas.
+"""Decides which row goes next. Pure: no loop, no thread, no clock of its own, and no knowledge of
+replicas.
 
 Order: priority, then the moment a row is due, then arrival. A row is due at its deadline, or
-`patience_s` after it came if that is earlier, so within one priority nothing waits for ever behind
-a stream of tighter deadlines, and rows without a deadline are first in, first out.
+`patience_s` after its arrival if that is earlier. So within one priority no row waits for ever
+behind a stream of tighter deadlines, and rows without a deadline are first in, first out.
 
 The queue is bounded in rows and bytes. When it is full, a row of higher priority displaces the
-newest row of the lowest priority below its own; all else is refused.
+newest row of the lowest priority below its own; otherwise the new row is refused.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ TakeDecision = Literal["take", "skip", "stop"]
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """A row on its way, with what rides beside it. Changed by the pool alone."""
+    """A row in the pool, with its state there. Only the pool changes it."""
 
     work: Work
     queued_at: float
     finish: Callable[[Outcome], None]
     token: Callable[[str], None] | None = None
-    losses: int = 0  # replicas that died while holding it ...
-    deaths: int = 0  # ... and of those, the ones it may have killed
-    avoid: int | None = None  # index of a replica that had no memory for it
+    losses: int = 0  # number of replicas that died while holding it ...
+    deaths: int = 0  # ... and of those, the ones that it may have killed
+    avoid: int | None = None  # index of a replica that lacked memory for it
     streamed: bool = False  # its caller has seen part of the answer
-    closed: bool = False  # its caller has been answered, or has gone
+    closed: bool = False  # its caller has been answered, or has left
     finish_reason: str = ""
     tokens: int = 0
-    first_token_ms: float = 0.0  # from the queue to the first piece of text from the replica
-    cost_s: float = 0.0  # of its work, as expected when it was queued
-    expected_s: float = 0.0  # until its answer; 0: not known
+    first_token_ms: float = 0.0  # from queueing to the first piece of text from the replica
+    cost_s: float = 0.0  # its work, as expected when it was queued
+    expected_s: float = 0.0  # time until its answer, as expected; 0: unknown
 
 
 _Key = tuple[int, float, int]
@@ -70,15 +71,15 @@ class RowQueue:
         return len(self._order) >= self._most_rows or self.bytes >= self._most_bytes
 
     def cost_before_s(self, priority: int) -> float:
-        """The work of all rows that go before a new one of this priority."""
+        """The work of all rows that go before a new row of this priority."""
         return sum(cost_s for rank, cost_s in self._costs_s.items() if rank <= priority)
 
     def has_room(self, work: Work) -> bool:
-        """Whether `add` would take this row, displacing a lesser one if need be."""
+        """Whether `add` would take this row, displacing a row of lower priority if necessary."""
         return self._fits(work) or self._lesser(work) is not None
 
     def add(self, entry: QueueEntry) -> QueueEntry | None:
-        """Queue a row. Returns the row that had to go for it: another, itself, or None."""
+        """Queue a row. Returns the row that is refused for it: another one, itself, or None."""
         displaced = None
         if not self._fits(entry.work):
             displaced = self._lesser(entry.work)
@@ -89,7 +90,8 @@ class RowQueue:
         return displaced
 
     def put_back(self, entry: QueueEntry) -> None:
-        """Queue a row beyond any bound: what was accepted once is not refused for lack of room."""
+        """Queue a row regardless of the limits: an accepted row is not refused later for lack of
+        room."""
         work = entry.work
         due = entry.queued_at + self._patience_s
         if work.deadline is not None:
@@ -132,7 +134,7 @@ class RowQueue:
         return [self._pop(0) for _ in range(len(self._order))]
 
     def _fits(self, work: Work) -> bool:
-        # An empty queue takes a row of any size: validation has checked its size.
+        # An empty queue takes a row of any size, as validation has checked the size.
         fits = self.bytes + len(work.example) <= self._most_bytes or not self._order
         return fits and len(self._order) < self._most_rows
 
@@ -153,7 +155,7 @@ class RowQueue:
         if self._order:
             self._costs_s[entry.work.priority] -= entry.cost_s
         else:
-            self._costs_s.clear()  # and with it what rounding left
+            self._costs_s.clear()  # this also removes rounding errors
         if len(self._deadlines) > 64 + 4 * len(self._order):
             self._forget_answered_deadlines()
         return entry

@@ -1,9 +1,10 @@
-"""Is a replica right and fast enough, and how do we know: evidence per modality mix, not a boolean.
+"""Decides whether a replica is right and fast enough, from evidence for each modality mix.
 
-A probe runs golden inputs of every mix: one wrong answer condemns at once, slowness only when it is
-seen `slow_after` times in a row, and it ends only well below the limit, so that a busy machine does
-not make the verdict flap. Real traffic can prove a mix fast and so spare a probe; it never condemns
-one, because a caller's payload may be of any size. Pure: knows no process and no clock.
+A probe runs golden inputs of every mix. One wrong answer makes the replica unready at once.
+Slowness does so only when it is measured `slow_after` times in a row, and it ends only well below
+the limit, so that a busy machine does not make the verdict flap. Real traffic can prove a mix fast
+and so save a probe. It never proves one slow, because a caller's payload may have any size. Pure:
+this module does not know processes or clocks.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Protocol
 from server.types import Evidence, ReplicaStatus, SelfCheck
 
 SERVING = ("ready", "slow")
-TRAFFIC_ROWS = 16  # the newest rows of a mix that are looked at
+TRAFFIC_ROWS = 16  # number of newest rows of a mix that are considered
 
 
 class Standing(Protocol):
-    """What the state of the server follows from: a ReplicaStatus has it, and the replica itself."""
+    """What the state of the server is derived from: both ReplicaStatus and the replica handle have
+    it."""
 
     @property
     def index(self) -> int: ...
@@ -41,7 +43,7 @@ class Standing(Protocol):
 
 @dataclass(eq=False)
 class Readiness:
-    """The evidence about one life of one replica."""
+    """The evidence about one process of one replica."""
 
     interval_s: float
     runs: int
@@ -74,12 +76,13 @@ class Readiness:
                     self._slow.discard(mix)
 
     def answered(self, mix: str, row_ms: float, now: float) -> None:
-        """A row of real traffic took `row_ms`, waiting apart, its share of the forward counted."""
+        """A row of real traffic took `row_ms`: without waiting, and with only its share of the
+        forward."""
         if mix in self._evidence:
             self._traffic.setdefault(mix, deque(maxlen=TRAFFIC_ROWS)).append((now, row_ms))
 
     def stale(self, now: float, wall: float) -> tuple[str, ...]:
-        """Mixes to probe, the longest unproven first. What traffic proves is noted as evidence."""
+        """Mixes to probe, the longest unproven first. Proof by traffic is recorded as evidence."""
         due = [
             (at, mix)
             for mix, at in self._probed_at.items()
@@ -88,7 +91,8 @@ class Readiness:
         return tuple(mix for _, mix in sorted(due))
 
     def doubtful(self) -> tuple[str, ...]:
-        """Mixes seen slow, but not yet often enough to call them so: probe again at once."""
+        """Mixes measured slow, but not often enough yet to count as slow: probe them again at
+        once."""
         return tuple(
             mix for mix, count in self._slow_in_a_row.items() if 0 < count < self.slow_after
         )
@@ -121,18 +125,18 @@ class Readiness:
 
 
 def tolerance_of(replicas: Iterable[ReplicaStatus]) -> float:
-    """By how much answers may differ from the golden ones, in the dtype that the replicas run in;
+    """By how much answers may differ from the golden ones, in the dtype in which the replicas run;
     0 before the first probe."""
     return max((one.tolerance for replica in replicas for one in replica.evidence), default=0.0)
 
 
 def is_wrong(evidence: Evidence) -> bool:
-    """Not within tolerance. Written so that NaN counts as wrong."""
+    """Whether the difference is above the tolerance; written so that NaN counts as wrong."""
     return not evidence.worst_difference <= evidence.tolerance
 
 
 def state_of(replicas: Sequence[Standing], wanted: int, queue_full: bool) -> tuple[str, str]:
-    """The state of the server and, unless READY, one sentence why."""
+    """The state of the server and, unless it is READY, the reason as one sentence."""
     ready = [r for r in replicas if r.state == "ready"]
     slow = [r for r in replicas if r.state == "slow"]
     others = [r for r in replicas if r.state not in SERVING]
@@ -151,7 +155,7 @@ def state_of(replicas: Sequence[Standing], wanted: int, queue_full: bool) -> tup
 
 
 def skew_of(replicas: Sequence[Standing]) -> str:
-    """What differs from what was loaded, the gravest first; "" when nothing does."""
+    """What differs from what was loaded, the most serious first; "" if nothing does."""
     changed = [
         (not item.affects_answers_now, r.index, item)
         for r in replicas

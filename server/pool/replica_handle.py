@@ -1,6 +1,6 @@
-"""One replica as the front sees it: a process, the link to it, what it holds and how it is.
+"""One replica as the front sees it: a process, the link to it, the rows it holds and its state.
 
-A handle outlives its processes: `live` runs one of them, from spawn to death.
+A handle outlives its processes: `live` runs one of them, from start to death.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from server.replica import link
 from server.replica.link import FrontLink, LinkBroken
 from server.types import Facts, Outcome, ReplicaStatus, SelfCheck
 
-RECENT = 200  # rows whose times the 95th percentile is of
-HEARTBEATS_MISSED = 3  # in a row: the process hangs as a whole
-STILL_TICKS = 1  # hundredths of a second within that time, for what woke it in the meantime
-REAP_S = 5.0  # from the end of the link to the end of the process, before it is killed
+RECENT = 200  # the 95th percentile is of this many rows
+HEARTBEATS_MISSED = 3  # missed in a row: the whole process hangs
+# Hundredths of a second a hanging process may compute in that time, for a short wake-up.
+STILL_TICKS = 1
+REAP_S = 5.0  # time from the end of the link to the end of the process, before it is killed
 # Fields of Load that a status shows under the same name.
 _MEMORY = (
     *("texts_writing", "texts_waiting", "text_bytes", "text_bytes_most"),
@@ -40,16 +41,16 @@ _MEMORY = (
 
 
 class ReplicaEvents(Protocol):
-    """Receives what a handle learns about its replica: the pool."""
+    """Receives what a handle learns about its replica; the pool implements it."""
 
     def loaded(self, replica: ReplicaHandle) -> str:
-        """A replica sent hello. Returns why it must not serve, or ""."""
+        """A replica sent its hello message. Returns why it must not serve, or ""."""
 
     def judged(self, replica: ReplicaHandle) -> None:
-        """A probe came back; `replica.readiness` holds it."""
+        """A probe has returned; `replica.readiness` has the result."""
 
     def freed(self, replica: ReplicaHandle) -> None:
-        """The replica may be able to take more."""
+        """The replica may be able to take more rows."""
 
     def finished(self, replica: ReplicaHandle, entry: QueueEntry, outcome: Outcome) -> None: ...
 
@@ -68,11 +69,11 @@ class ReplicaHandle:
         self.state = "starting"
         self.reason = ""
         self.restarts = 0
-        self.last_exit, self.last_exit_at = "", 0.0  # why, unix seconds
+        self.last_exit, self.last_exit_at = "", 0.0  # the reason, unix seconds
         self._recent_ms: deque[float] = deque(maxlen=RECENT)
         self.answered = 0
         self._decoder_restarts = self._decoder_deadlines = self._decoder_lines = 0
-        self.isolated = False  # kept free for one row that a replica died with
+        self.isolated = False  # kept free for one row with which a replica died
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -86,18 +87,18 @@ class ReplicaHandle:
         self.fatal: tuple[str, str] | None = None
         self.probing = False
         self.started_at = self.moved_at = self.worked_at = self.heard_at = self.clock()
-        self._still_since = (-math.inf, 0)  # when its processor ticks were these
+        self._still_since = (-math.inf, 0)  # time since which its processor ticks have this value
         self.device = ""
         self.device_free: int | None = None  # bytes; None: not reported, or no such memory
         self._pid = 0
-        self._load: Any = None  # what it last reported about its memory and its texts
-        self._decoding = (0, 0, 0)  # the counts that this life has reported
+        self._load: Any = None  # its last report about its memory and its texts
+        self._decoding = (0, 0, 0)  # the counts that this process has reported
         self._private_bytes = self._shared_bytes = 0
         self._load_s = 0.0
         self._loading, self._step = 0.0, ""
         self._probes = 0
         self._killed = ""
-        self.blameless = False  # it died of something that no row can have done
+        self.blameless = False  # it died of something that a row cannot have caused
         self._oom_kills = host.oom_kills()
         self._process: ReplicaProcess | None = None
         self._spawning: asyncio.Future[ReplicaProcess] | None = None
@@ -108,8 +109,8 @@ class ReplicaHandle:
         return self.state in SERVING
 
     def stalled(self, now: float) -> str:
-        """Why it must be killed, or "": a load without end, a process that hangs as a whole, or
-        work without any progress."""
+        """Why it must be killed, or "": it does not finish loading, the whole process hangs, or its
+        work makes no progress."""
         if self.state in ("starting", "loading"):
             late = now - self.started_at > self.config.load_timeout_s
             return f"not loaded after {self.config.load_timeout_s:g} s" if late else ""
@@ -122,8 +123,8 @@ class ReplicaHandle:
         return ""
 
     def _still(self, now: float) -> bool:
-        """Whether a silent process has not computed for as long as its other heartbeats took. One
-        that computes is busy, or gets too little of the machine: `stall_s` is for that."""
+        """Whether a silent process has not computed for the time of the other missed heartbeats. A
+        process that computes is busy, or gets too little CPU time: `stall_s` covers that case."""
         ticks = host.processor_ticks(self._pid)
         since, before = self._still_since
         if since < self.heard_at or ticks is None or ticks > before + STILL_TICKS:
@@ -132,7 +133,7 @@ class ReplicaHandle:
         return now - since > (HEARTBEATS_MISSED - 1) * link.HEARTBEAT_S
 
     def forgive(self, seconds: float) -> None:
-        """Time in which the front received nothing from any replica does not count."""
+        """Do not count time in which the front received nothing from any replica."""
         self.started_at += seconds
         self.heard_at += seconds
         self.moved_at += seconds
@@ -140,7 +141,7 @@ class ReplicaHandle:
     # ---- messages to the replica -----------------------------------------------------------
 
     def hold(self, entry: QueueEntry) -> None:
-        """Count a row as held; `send` follows, with all rows of this turn in one frame."""
+        """Count a row as held; `send` then sends all rows of this turn in one frame."""
         if not self.held:
             self.moved_at = self.clock()
         self.held.add(entry)
@@ -153,7 +154,7 @@ class ReplicaHandle:
         self._send(link.cancel((entry_id,)))
 
     def probe(self, mixes: Iterable[str] = ()) -> None:
-        """Ask for golden answers and speed of these mixes; none named: all."""
+        """Request golden answers and speed of these mixes; without any, of all mixes."""
         self.probing = True
         self.moved_at = self.clock()
         self._probes += 1
@@ -189,13 +190,13 @@ class ReplicaHandle:
     async def live(self) -> str:
         """Run one process from its start to its end; returns the cause of death.
 
-        What it held is still in `held` then: the caller decides what becomes of it.
+        Its rows are still in `held` then: the caller decides what happens to them.
         """
         self._begin_life()
         self.state, self.reason = "starting", "process started"
         try:
             ours, theirs = link.socket_pair()
-        except OSError as error:  # no descriptor is left
+        except OSError as error:  # there is no descriptor left
             self.fatal = ("start", str(error))
             return self._cause(0)
         try:
@@ -211,22 +212,22 @@ class ReplicaHandle:
             ours.close()
             theirs.close()
             code = await self._reap()
-        # A row can crash its process, or make the kernel kill it for want of memory. A SIGKILL that
-        # neither the kernel nor this front has sent came from outside.
+        # A row can crash its process, or make the kernel kill it for lack of memory. A SIGKILL from
+        # neither the kernel nor this front came from outside.
         from_outside = code == -signal.SIGKILL and not self._killed
         lost = code == link.EXIT_WEIGHTS_LOST
         self.blameless = lost or (from_outside and host.oom_kills() == self._oom_kills)
         return self._cause(code)
 
     async def _spawned(self, end: socket.socket) -> ReplicaProcess | None:
-        """None: it was stopped or killed before there was a process. Raises OSError."""
+        """The process; None if it was stopped or killed before it existed. Raises OSError."""
         self._spawning = asyncio.ensure_future(self.spawn(self.index, end))
         try:
-            # Waited for, not awaited: its cancellation is not that of this task.
+            # Waited for, not awaited, so that its cancellation does not cancel this task.
             await asyncio.wait((self._spawning,))
             return None if self._spawning.cancelled() else self._spawning.result()
         finally:
-            self._spawning.cancel()  # nothing, once it is done
+            self._spawning.cancel()  # without effect once it is done
             self._spawning = None
 
     async def _listen(self, front: FrontLink) -> None:
@@ -320,7 +321,7 @@ class ReplicaHandle:
         self.moved_at = self.clock()
         entry = self.held.get(token.id)
         if entry is not None and token.text and entry.token is not None:
-            if not entry.streamed:  # by the clock of total_ms: a slow caller is not in it
+            if not entry.streamed:  # on the clock of total_ms, which does not include a slow caller
                 entry.streamed = True
                 entry.first_token_ms = (self.moved_at - entry.queued_at) * 1e3
             entry.token(token.text)

@@ -10,13 +10,13 @@ from math import exp
 
 from server.telemetry.outputs import Timing
 
-WEIGHT = 0.1  # of the newest value in each running mean
-ENOUGH_ROWS = 8  # before this many a mix is judged as the average of all
-METER_S = 1.0  # of work: the speed is that of about the last second of each replica
+WEIGHT = 0.1  # weight of the newest value in each running mean
+ENOUGH_ROWS = 8  # with fewer rows, a mix counts as the average of all mixes
+METER_S = 1.0  # seconds of work: the speed is that of about the last second of each replica
 
 
 def own_work_ms(timing: Timing, batch_size: int) -> float:
-    """What one row cost: its own stages, and its share of what was done for the whole batch."""
+    """The cost of one row: its own stages, and its share of the work for the whole batch."""
     shared_ms = (timing.forward_ms + timing.post_ms) / max(1, batch_size)
     return timing.decode_ms + timing.preprocess_ms + shared_ms
 
@@ -32,8 +32,8 @@ class ServiceTime:
         self._mixes: dict[str, _Mix] = {}
         self._all = _Mix()
         self._done_s = 0.0  # work done, and ...
-        self._busy_s = 0.0  # ... the time that replicas had rows meanwhile; older counts less
-        self._busy = 0  # replicas that have rows
+        self._busy_s = 0.0  # ... the time in which replicas had rows; older values count less
+        self._busy = 0  # number of replicas that have rows
         self._looked = 0.0
 
     def learn(self, mix: str, timing: Timing, batch_size: int) -> None:
@@ -56,11 +56,11 @@ class ServiceTime:
 
     @property
     def speed(self) -> float:
-        """Seconds of work that one replica does in a second; 1 while nothing is known."""
+        """Seconds of work that one replica does in one second; 1 while nothing is known."""
         return self._done_s / self._busy_s if self._busy_s and self._done_s else 1.0
 
     def cost_s(self, mix: str) -> float | None:
-        """The work of such a row; None while too little is known."""
+        """The work of a row of this mix, in seconds; None while too little is known."""
         own = self._mixes.get(mix)
         known = own if own is not None and own.rows >= ENOUGH_ROWS else self._all
         return known.work_s if known.rows >= ENOUGH_ROWS else None

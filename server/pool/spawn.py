@@ -1,4 +1,4 @@
-"""Starting a replica process: its command, its environment, and the socket it inherits."""
+"""Starts a replica process: its command, its environment, and the socket it inherits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from server.pool.forks import ForkServerClient, NotForkable, ReplicaProcess
 from server.pool.weight_holders import WeightHolders
 from server.replica.placement import threads_for
 
-# See host.keep_freed_memory; in a replica, where every thread allocates, from the first block on.
+# See host.keep_freed_memory; in a replica every thread allocates, so it applies from the first
+# block.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(host.KEPT_BLOCK_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(16 * host.KEPT_TOP_BYTES),
 }
 
-# Below the data directory: sha256 of large files, by what the file system reports about them.
+# Below the data directory: the sha256 of large files, by what the file system reports about them.
 DIGESTS = "digests.json"
 
 Spawn = Callable[[int, socket.socket], Awaitable[ReplicaProcess]]
@@ -57,7 +58,8 @@ def replica_command(config: ServerConfig, index: int) -> tuple[str, ...]:
 
 
 def holder_command(config: ServerConfig, device: str) -> tuple[str, ...]:
-    """Of the process that holds the weights on a device; it reads the bundle as a replica does."""
+    """The command of the process that holds the weights on a device; it reads the bundle as a
+    replica does."""
     ours = module_command("server.replica.weights.holder")
     return (*ours, *replica_command(config, 0)[len(ours) :], "--device", device)
 
@@ -67,8 +69,8 @@ def replica_spawner(
     forks: ForkServerClient | None = None,
     holders: WeightHolders | None = None,
 ) -> Spawn:
-    """With `forks` each replica is forked where that is possible, else a process of its own. With
-    `holders` it asks for its weights there."""
+    """With `forks` each replica is forked if possible, otherwise started as a separate process.
+    With `holders` it gets its weights from them."""
 
     def command(index: int) -> tuple[str, ...]:
         path = holders.path() if holders is not None else None
@@ -92,15 +94,16 @@ def replica_spawner(
 
 
 def fork_server(config: ServerConfig) -> ForkServerClient | None:
-    """None where the configuration asks for processes of their own."""
+    """The fork server; None where the configuration asks for separate processes."""
     if not config.fork_server:
         return None
     return ForkServerClient(environment_of(_threads(config)), config.load_timeout_s)
 
 
 def environment_of(threads: int) -> dict[str, str]:
-    """OpenBLAS starts its threads when numpy is imported, and nothing a replica computes with it
-    gains from them; OpenMP starts its own with the first parallel region."""
+    """Environment with thread limits. OpenBLAS starts its threads when numpy is imported, and a
+    replica's computations do not benefit from them; OpenMP starts its threads with the first
+    parallel region."""
     counts = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     return {**os.environ, **MALLOC, **counts}
 
@@ -110,7 +113,7 @@ def _threads(config: ServerConfig) -> int:
 
 
 def spawner(command: Callable[[int], Sequence[str]], threads: int = 1) -> Spawn:
-    """`command(index)` is completed by `--fd N`, the replica's end of the socket."""
+    """`--fd N`, the replica's end of the socket, is appended to `command(index)`."""
     environment = environment_of(threads)
 
     async def spawn(index: int, end: socket.socket) -> ReplicaProcess:
@@ -122,7 +125,7 @@ def spawner(command: Callable[[int], Sequence[str]], threads: int = 1) -> Spawn:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(end.fileno(),),
                 env=environment,
-                # Ctrl-C in a terminal reaches the front alone, which then drains.
+                # Ctrl-C in a terminal reaches only the front, which then drains.
                 start_new_session=True,
             )
 

@@ -1,5 +1,5 @@
-"""The processes that hold the weights of one pool: one for each device, started when a
-replica asks.
+"""The processes that hold the weights of one pool: one for each device, started when a replica
+asks.
 
 A replica connects to a socket of the front and names its device; the front passes the connection to
 the holder of that device and takes no further part. When a holder dies, its replicas end too, start
@@ -23,13 +23,13 @@ from server.pool.memory import choose_sharing
 from server.replica.weights.messages import ASK_BYTES
 
 logger = logging.getLogger(__name__)
-AGAIN_S = 1.0  # after a connection that could not be accepted, for want of descriptors
+AGAIN_S = 1.0  # wait after a connection that could not be accepted, for lack of descriptors
 
 Command = Callable[[str], Sequence[str]]
 
 
 class WeightHolders:
-    """`command(device)` is completed by `--fd N`, the holder's end of its socket."""
+    """`--fd N`, the holder's end of its socket, is appended to `command(device)`."""
 
     def __init__(
         self, command: Command, environment: Mapping[str, str], again_s: float = AGAIN_S
@@ -37,7 +37,7 @@ class WeightHolders:
         self._command = command
         self._again_s = again_s
         self._environment = dict(environment)
-        self._place = -1  # of the socket, as a descriptor: see _listening_socket
+        self._place = -1  # the socket's file, as a descriptor: see _listening_socket
         self._listening: asyncio.Task[None] | None = None
         self._asked: set[asyncio.Task[None]] = set()
         self._holders: dict[str, _Holder] = {}
@@ -45,12 +45,12 @@ class WeightHolders:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of the holders that run, by device."""
+        """The process ids of the running holders, by device."""
         return {name: one.process.pid for name, one in self._holders.items() if one.running}
 
     def path(self) -> Path | None:
-        """The socket to give to a replica; listens from the first call on. None where it cannot be
-        made: then nothing is shared."""
+        """The socket to pass to a replica; it listens from the first call on. None if it cannot be
+        created: then no weights are shared."""
         if self._listening is None:
             try:
                 listener, self._place = _listening_socket()
@@ -61,7 +61,7 @@ class WeightHolders:
         return Path(f"/proc/{os.getpid()}/fd/{self._place}")
 
     async def close(self) -> None:
-        """The replicas have ended."""
+        """End the holders; call it after the replicas have ended."""
         tasks = [*self._asked, *([self._listening] if self._listening else [])]
         for task in tasks:
             task.cancel()
@@ -89,7 +89,8 @@ class WeightHolders:
                 task.add_done_callback(self._asked.discard)
 
     async def _pass_on(self, connection: socket.socket) -> None:
-        """Without an answer the replica sees the end of its connection, and loads by itself."""
+        """Pass a connection on. If this fails, the replica sees the end of its connection and loads
+        the weights itself."""
         asked = b""
         with connection:
             try:
@@ -103,11 +104,11 @@ class WeightHolders:
                 logger.warning("weights are not shared: %s", error)
 
     async def _give(self, device: str, connection: socket.socket) -> None:
-        """Raises OSError."""
+        """Give the connection to the device's holder. Raises OSError."""
         async with self._turn:
             found = self._holders.get(device)
             if found is not None and found.running:
-                with contextlib.suppress(OSError):  # it has ended, and nobody has noticed yet
+                with contextlib.suppress(OSError):  # it has ended, and this was not noticed yet
                     return found.give(connection)
             if found is not None:
                 logger.warning("the holder of the weights on %s had ended", device)
@@ -118,12 +119,12 @@ class WeightHolders:
 
 
 def _listening_socket() -> tuple[socket.socket, int]:
-    """(the socket, a descriptor of its place in the file system). Its name is gone already, so a
-    front that is killed leaves nothing behind; a process of the same user connects to the place
-    through /proc (proc(5), /proc/PID/fd). Raises OSError."""
+    """(the socket, a descriptor of its file). The file's name is already removed, so a front that
+    is killed leaves nothing behind; a process of the same user connects through /proc (proc(5),
+    /proc/PID/fd). Raises OSError."""
     with contextlib.ExitStack() as undo:
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
-        with tempfile.TemporaryDirectory(prefix="trefoil-weights-") as folder:  # of mode 0700
+        with tempfile.TemporaryDirectory(prefix="trefoil-weights-") as folder:  # with mode 0700
             listener.bind(f"{folder}/socket")
             place = os.open(f"{folder}/socket", os.O_PATH)
         listener.listen(64)
@@ -143,7 +144,7 @@ class _Holder:
 
     @staticmethod
     async def start(command: Sequence[str], environment: Mapping[str, str]) -> _Holder:
-        """Raises OSError."""
+        """Start a holder. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs, contextlib.ExitStack() as undo:
@@ -160,7 +161,7 @@ class _Holder:
         return _Holder(process, ours)
 
     def give(self, connection: socket.socket) -> None:
-        """Raises OSError."""
+        """Send the connection to the holder. Raises OSError."""
         socket.send_fds(self.control, [b"replica"], [connection.fileno()])
 
     async def end(self) -> None:
@@ -176,7 +177,7 @@ def weight_holders(
     command: Callable[[ServerConfig, str], Sequence[str]],
     environment: Mapping[str, str],
 ) -> WeightHolders | None:
-    """None where nothing is to be shared."""
+    """The holders; None if no weights are to be shared."""
     sharing, why = choose_sharing(config, host.has_gpu())
     logger.info("weights %s: %s", "shared" if sharing else "not shared", why)
     if not sharing:

@@ -1,1 +1,1 @@
-"""Sends a candidate bundle the requests that the active one answered, and judges it."""
+"""Sends a candidate bundle the requests that the active one answered, and judges its answers."""

@@ -1,5 +1,5 @@
-"""Two bundles beside each other over the same payloads: what changed, and what it is worth. For all
-of them, and for each slice."""
+"""Compares two bundles on the same payloads: what changed, and what the change is worth, for all
+payloads and for each slice."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from server.rehearsal.paired_answers import AnswerPair, BundleAnswer, other_labe
 from server.telemetry.quality.estimates import Yardstick
 from server.telemetry.quality.pricing import Yardsticks
 
-SMALLEST_SLICE = 10  # payloads; of fewer nothing can be answers
+SMALLEST_SLICE = 10  # payloads; a smaller slice can show nothing
 MOST_SLICES = 64
-LABELLED = 30  # effective rows of feedback; of fewer the intervals themselves cannot be trusted
+LABELLED = 30  # effective rows of feedback; with fewer the intervals themselves cannot be trusted
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """NaN: not known. `difference` is now - before, of the same payloads."""
+    """NaN: unknown. `difference` is now - before, on the same payloads."""
 
     before: float = math.nan
     now: float = math.nan
@@ -46,10 +46,11 @@ NOT_COMPARED = Difference()
 
 @dataclass(frozen=True, slots=True)
 class BundleComparison:
-    """`slice` "" is everything. Shares are of the requests the payloads stand for; `*_rows` count
-    payloads. `lost`: answered before and not now; `gained` the reverse. `near_tie_rows`: another
-    label, where both answers have the two best probabilities within the golden tolerance; these
-    are not among the changed ones, because a batch mate or a thread can flip them."""
+    """`slice` "" is the whole. Shares are of the requests that the payloads represent; `*_rows`
+    count payloads. `lost`: answered before and not now; `gained`: the reverse. `near_tie_rows`: the
+    label differs, and in both answers the two best probabilities are within the golden tolerance.
+    These are not counted as changed, because another row of the batch or a thread count can flip
+    them."""
 
     slice: str
     payloads: int
@@ -66,13 +67,15 @@ class BundleComparison:
     accuracy: Difference
     value_per_1000: Difference
     estimated_value_per_1000: Difference
-    active_error: Interval  # how often the active bundle is wrong: by feedback, else by confidence
-    stake: float  # what it costs, per 1,000 answers, when one of them turns from right to wrong
+    # How often the active bundle is wrong, by feedback or else by confidence.
+    active_error: Interval
+    stake: float  # the cost, per 1,000 answers, when one of them changes from right to wrong
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """A column a measure, a row a pair, NaN where it is not known. `worth` is per 1,000."""
+    """One column for each measure and one row for each pair; NaN where unknown. `worth` is per
+    1,000."""
 
     weight: Floats
     changed: Floats
@@ -96,7 +99,7 @@ class Columns:
 
 
 def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks, tolerance: float) -> Columns:
-    """`tolerance`: the golden one, the coarser of the two bundles'."""
+    """`tolerance`: the golden tolerance, the coarser one of the two bundles."""
     before, now = [p.before for p in pairs], [p.now for p in pairs]
     both = _array([not b.error and not n.error for b, n in zip(before, now, strict=True)])
     labels = [other_label(b, n, tolerance) for b, n in zip(before, now, strict=True)]
@@ -119,8 +122,8 @@ def columns_of(pairs: Sequence[AnswerPair], sticks: Yardsticks, tolerance: float
 
 
 def _weights(pairs: Sequence[AnswerPair]) -> Floats:
-    """Kept payloads and live traffic are two samples of the same: each counts as much as it has
-    rows that count, whatever share of the traffic it was drawn with."""
+    """Kept payloads and live traffic are two samples of the same traffic. Each sample counts in
+    proportion to its effective rows, whatever its sampling probability."""
     weights = _array([pair.weight for pair in pairs])
     live = np.array([pair.live for pair in pairs], dtype=bool)
     for part in (live, ~live):
@@ -130,10 +133,11 @@ def _weights(pairs: Sequence[AnswerPair]) -> Floats:
 
 
 def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> BundleComparison:
-    """`comparisons`: how many such groups are looked at together."""
+    """`comparisons`: how many such groups are examined together."""
     z, weight = z_of(comparisons=comparisons), columns.weight
     labelled = np.isfinite(columns.right[0])
-    # What the active bundle could not answer has no worth to lose; only pairs are compared.
+    # A payload that the active bundle could not answer has no value to lose; only pairs are
+    # compared.
     known = weight[labelled]
     accuracy = Difference(
         _mean(columns.right[0], weight),
@@ -144,7 +148,7 @@ def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Bun
     guessed = Interval(*(_mean(columns.error, weight),) * 3)
     stake = _mean(columns.stake, weight)
     worth = _compared(columns.worth, weight, z)
-    # As wide as paired_shares would be, had no answer changed.
+    # As wide as the interval of paired_shares if no answer had changed.
     unseen = z * abs(stake) * 1000 / (effective(known) + 2)
     return BundleComparison(
         slice=name,
@@ -168,7 +172,7 @@ def comparison_of(columns: Columns, name: str = "", comparisons: int = 1) -> Bun
 
 
 def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[BundleComparison]:
-    """Of the slices with the most payloads, worst first."""
+    """Comparisons of the slices with the most payloads, worst first."""
     counts = Counter(tag for pair in pairs for tag in pair.slices.items())
     large = [tag for tag, n in counts.most_common(MOST_SLICES) if SMALLEST_SLICE <= n < len(pairs)]
     found = []
@@ -179,7 +183,7 @@ def by_slice(columns: Columns, pairs: Sequence[AnswerPair]) -> list[BundleCompar
 
 
 def _badness(part: BundleComparison) -> tuple[float, float, float]:
-    """What is surely changed, then what probably is."""
+    """The sort key: what has certainly changed, then what probably has."""
     lost, changed = part.lost, part.changed
     sure = max(_or_zero(lost.low), _or_zero(changed.low))
     return sure, max(_or_zero(lost.value), _or_zero(changed.value)), float(part.payloads)
@@ -199,7 +203,7 @@ def _confidence(answers: Sequence[BundleAnswer]) -> Floats:
 
 
 def _right(pairs: Sequence[AnswerPair], answers: Sequence[BundleAnswer]) -> Floats:
-    """1 right, 0 wrong or refused, NaN where the truth is not known, or the active bundle refused
+    """1 right, 0 wrong or refused; NaN if the true label is unknown, or the active bundle refused
     the payload too."""
     return _array(
         [
@@ -214,7 +218,7 @@ def _right(pairs: Sequence[AnswerPair], answers: Sequence[BundleAnswer]) -> Floa
 def _worth(
     pairs: Sequence[AnswerPair], answers: Sequence[BundleAnswer], stick: Yardstick
 ) -> Floats:
-    """Both answers are taken to come as quickly as the first one did."""
+    """The worth of answers. Both answers are assumed to take as long as the first one did."""
     return 1000 * _array(
         [
             stick.realised(pair.true_label, one.label, pair.took_s)
@@ -224,7 +228,7 @@ def _worth(
 
 
 def _expected(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
-    """As the bundle's own calibration has it: an estimate."""
+    """The expected worth, estimated by the bundle's own calibration."""
     return 1000 * _array([stick.estimated(one.label, one.confidence) for one in answers])
 
 
@@ -234,7 +238,7 @@ def _stake(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
 
 
 def _calibrated(answers: Sequence[BundleAnswer], stick: Yardstick) -> Floats:
-    """How probably an answer is right, by the bundle's reliability table."""
+    """The probability that an answer is right, by the bundle's reliability table."""
     confidence = _confidence(answers)
     known = np.isfinite(confidence)
     found = np.full(len(answers), np.nan)
@@ -263,7 +267,7 @@ _COUNTS = (
 
 
 def numbers(part: BundleComparison) -> Iterator[tuple[str, float]]:
-    """Every figure under its name, those not known left out."""
+    """Every known figure with its name."""
     for name in _COUNTS:
         yield name, getattr(part, name)
     found: list[tuple[str, float]] = []

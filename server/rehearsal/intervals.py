@@ -1,8 +1,8 @@
-"""How sure a figure is: intervals of shares, differences, means and medians over weighted rows.
+"""Intervals of shares, differences, means and medians over weighted rows.
 
-Rows that were sampled with probability p count 1/p (Horvitz and Thompson 1952). What such weights
-cost in precision shows in the effective number of rows, (sum w)^2 / sum w^2 (Kish 1965), which
-stands in for the number of rows wherever a formula asks for it.
+Rows that were sampled with probability p count 1/p (Horvitz and Thompson 1952). The loss of
+precision by such weights is expressed by the effective number of rows, (sum w)^2 / sum w^2 (Kish
+1965), which replaces the number of rows in every formula.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 SURE = 0.95
 RESAMPLED = 2000
-SEED = 20261125  # the same rows give the same interval
+SEED = 20261125  # so that the same rows give the same interval
 MOST_NEEDED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """NaN all through: not known."""
+    """All fields NaN: unknown."""
 
     value: float = math.nan
     low: float = math.nan
@@ -34,7 +34,8 @@ UNKNOWN = Interval()
 
 
 def z_of(sure: float = SURE, comparisons: int = 1) -> float:
-    """Two-sided; asked so many times, the chance of one false alarm stays the same (Bonferroni)."""
+    """The two-sided z value. With several comparisons, the chance of one false alarm over all stays
+    the same (Bonferroni)."""
     return NormalDist().inv_cdf(1 - (1 - sure) / (2 * max(1, comparisons)))
 
 
@@ -44,7 +45,7 @@ def effective(weights: Floats) -> float:
 
 
 def wilson(share: float, n: float, z: float) -> Interval:
-    """Of a share (Wilson 1927): honest at 0 and 1, where nothing was seen yet."""
+    """The interval of a share (Wilson 1927), which is valid at 0 and 1 too."""
     if n <= 0:
         return UNKNOWN
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -54,7 +55,7 @@ def wilson(share: float, n: float, z: float) -> Interval:
 
 
 def share_of(hits: Floats, weights: Floats, z: float) -> Interval:
-    """Of rows with hit 1, among those where it is not NaN."""
+    """The share of rows with hit 1, among the rows where it is not NaN."""
     known = np.isfinite(hits)
     weights = weights[known]
     if not weights.size:
@@ -63,7 +64,8 @@ def share_of(hits: Floats, weights: Floats, z: float) -> Interval:
 
 
 def rows_needed(share: float, below: float, z: float) -> int:
-    """How many rows would show a share to be below a bound, if it stays what it was; 0: never."""
+    """How many rows would show that a share is below a bound, if the share stays the same; 0:
+    never."""
     if share >= below:
         return 0
     low, high = 1, MOST_NEEDED
@@ -77,8 +79,9 @@ def rows_needed(share: float, below: float, z: float) -> int:
 
 
 def paired_shares(before: Floats, now: Floats, weights: Floats, z: float) -> Interval:
-    """Of the difference between two shares of the same rows (Agresti and Min 2005): half a row is
-    added to each of the four cells, so that no difference seen is not taken for none possible."""
+    """The interval of the difference between two shares of the same rows (Agresti and Min 2005).
+    Half a row is added to each of the four cells, so that no difference seen does not mean that
+    none is possible."""
     n = effective(weights)
     if n <= 0:
         return UNKNOWN
@@ -92,8 +95,8 @@ def paired_shares(before: Floats, now: Floats, weights: Floats, z: float) -> Int
 
 
 def mean_of(values: Floats, weights: Floats, z: float) -> Interval:
-    """Of a weighted mean, by resampling the rows (Efron 1979): values of decisions are too skewed
-    for a formula."""
+    """The interval of a weighted mean, by resampling the rows (Efron 1979): values of decisions are
+    too skewed for a formula."""
     known = np.isfinite(values)
     values, weights = values[known], weights[known]
     if not values.size:
@@ -111,7 +114,8 @@ def mean_of(values: Floats, weights: Floats, z: float) -> Interval:
 
 
 def at_least(found: Interval, half: float) -> Interval:
-    """No narrower than this: rows that all agree do not make the next one agree too."""
+    """The interval widened to at least this half width: rows that all agree do not guarantee that
+    the next one does."""
     if math.isnan(found.value):
         return found
     return Interval(
@@ -120,7 +124,8 @@ def at_least(found: Interval, half: float) -> Interval:
 
 
 def median_of(values: Floats, z: float) -> Interval:
-    """Of a median, by the order of the values alone: no shape is assumed."""
+    """The interval of a median, from the order of the values alone, without an assumption on their
+    distribution."""
     n = values.size
     if not n:
         return UNKNOWN

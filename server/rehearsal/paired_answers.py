@@ -14,8 +14,8 @@ NO_SLICES: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class BundleAnswer:
-    """The answer of one bundle; `error` is CODE/REASON, and then the rest is empty. `margin`: the
-    best probability minus the second."""
+    """The answer of one bundle. If `error` (CODE/REASON) is set, the rest is empty. `margin`: the
+    best probability minus the second best."""
 
     label: str = ""
     confidence: float = math.nan
@@ -25,7 +25,7 @@ class BundleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """`weight`: how many requests this one stands for. `true_label` "": not known yet."""
+    """`weight`: how many requests this pair represents. `true_label` "": not known yet."""
 
     weight: float
     before: BundleAnswer
@@ -33,12 +33,13 @@ class AnswerPair:
     took_s: float
     true_label: str = ""
     slices: Mapping[str, str] = field(default_factory=lambda: NO_SLICES)
-    live: bool = False  # of live traffic, not of kept payloads
+    live: bool = False  # from live traffic, not from kept payloads
 
 
 def other_label(before: BundleAnswer, now: BundleAnswer, tolerance: float) -> tuple[bool, bool]:
-    """Whether the label changed, and whether it flipped at a near tie instead: neither answer has
-    its two best probabilities further apart than the tolerance. An unknown margin is not a tie."""
+    """Whether the label changed, and whether it flipped at a near tie instead. At a near tie, the
+    two best probabilities of both answers differ by at most the tolerance. An unknown margin does
+    not count as a tie."""
     if before.label == now.label:
         return False, False
     tie = before.margin <= tolerance and now.margin <= tolerance

@@ -1,9 +1,9 @@
-"""A dress rehearsal: kept payloads, and if wanted a share of live traffic, through a bundle that
-does not serve yet, beside what the active bundle answered.
+"""Runs a rehearsal: kept payloads, and optionally a share of live traffic, go through a bundle that
+does not serve yet, and its answers are compared with the active bundle's.
 
-It asks the candidate's own replicas, behind the active pool's, so that it contends for cores alone.
-The active pool is asked itself only for the comparison of times, for a minute at most, each row in
-a moment in which it has nothing else to do.
+It uses the candidate's own replicas, at a lower priority than the active pool's, so that they
+compete only for cores. It uses the active pool only to compare times, for at most a minute, and
+sends each row when that pool has nothing else to do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.pool.service_time import own_work_ms
 from server.rehearsal.paired_answers import AnswerPair, answer_of_outcome, answer_of_row, slices_of
 from server.rehearsal.report import Observations, RehearsalReport, build_report
 from server.rehearsal.shadow import LOW, WITHIN_S, Shadow
-from server.rehearsal.submit import says_nothing, submit
+from server.rehearsal.submit import is_inconclusive, submit
 from server.rehearsal.throttle import CandidateGone, Throttle
 from server.rehearsal.verdict import RehearsalVerdict
 from server.request.status import Refused
@@ -34,8 +34,8 @@ from server.telemetry.store.reader import chunks
 from server.telemetry_port import TelemetryPort
 from server.types import Facts, Outcome, Work
 
-# Payloads that both bundles answer one after the other, to compare times: until so many could be
-# compared, or for so long. Beside traffic most of them cannot.
+# Payloads that both bundles answer one after the other, to compare times: until this many could be
+# compared, or for this long. With traffic, most of them cannot be.
 PAIRS_WANTED = 60
 TIMED_FOR_S = 60.0
 READ_AT_ONCE = 16  # payloads in memory
@@ -47,13 +47,13 @@ COMPARABLE = ("INVALID_ARGUMENT", "INTERNAL")  # errors that a payload itself ca
 class Wanted:
     payloads: int
     shadow_share: float = 0.0
-    seconds: float = 0.0  # of shadowing
-    reason: str = ""  # of the person who asked, for the history
+    seconds: float = 0.0  # of shadowing live traffic
+    reason: str = ""  # given by the person who asked, for the history
 
 
 @dataclass(slots=True)
 class Rehearsal:
-    """Of one candidate, once. `active` must be the pool that serves."""
+    """One rehearsal of one candidate. `active` must be the pool that serves."""
 
     engine: Engine
     telemetry: TelemetryPort
@@ -64,7 +64,7 @@ class Rehearsal:
     clock: Callable[[], float] = time.monotonic
     _pairs: list[AnswerPair] = field(default_factory=list, init=False)
     _times: list[tuple[float, float]] = field(default_factory=list, init=False)
-    _timed: int = field(default=0, init=False)  # tried
+    _timed: int = field(default=0, init=False)  # pairs tried
     _skipped: int = field(default=0, init=False)
     _throttle: Throttle = field(init=False)
     _reading: WorkerThreads = field(
@@ -75,11 +75,11 @@ class Rehearsal:
         self._throttle = Throttle(self.engine, self.active, self.candidate, self.clock)
 
     async def run(self, wanted: Wanted, report: Report) -> RehearsalReport:
-        """Raises RehearsalEnded, and Refused when the payloads cannot be read. Cancelling it ends
-        everything at once."""
+        """Raises RehearsalEnded, and Refused when the payloads cannot be read. When it is
+        cancelled, everything ends at once."""
         old, new = _facts(self.active), _facts(self.candidate)
         both = self.active.statuses() + self.candidate.statuses()
-        tolerance = tolerance_of(both)  # now: a candidate that dies takes its evidence with it
+        tolerance = tolerance_of(both)  # read now: a candidate that dies loses its evidence
         shadow = Shadow(
             wanted.shadow_share, self.active, self.candidate, self._see_live, self.clock
         )
@@ -132,8 +132,8 @@ class Rehearsal:
                     report(Step("replaying", done / len(rows), f"{done} of {len(rows)} payloads"))
 
     async def _kept(self, old: Facts, most: int) -> list[str]:
-        """Ids of the latest payloads that the active bundle was asked to classify. Those asked for
-        labels of their own are left out: the labels are not kept."""
+        """Ids of the latest payloads that the active bundle classified. Requests with their own
+        labels are left out, as the labels are not stored."""
         line = f"kept task=classify stamp={old.stamp}"
         rows = await self._reading.run(lambda: self.telemetry.samples(line, None, most, False))
         fit = [row.record for row in rows if _fits(row, old)]
@@ -146,8 +146,8 @@ class Rehearsal:
             self._see(row, await submit(self.candidate, work))
 
     async def _answer_twice(self, row: PredictionRow, active_first: bool) -> None:
-        """By both, in turns as to who is first. Times count only when the active pool did nothing
-        else meanwhile."""
+        """Both bundles answer, taking turns in going first. Times count only if the active pool did
+        nothing else meanwhile."""
         work = self._work(row)
         if work is None:
             return
@@ -167,7 +167,8 @@ class Rehearsal:
         self._see(row, now)
 
     def _work(self, row: PredictionRow) -> Work | None:
-        """The same way in as a request; None for a payload that is gone or not let in any more."""
+        """The work for a payload, checked like a request; None if the payload is gone or would now
+        be refused."""
         terms = Terms(priority=LOW, deadline=self.clock() + WITHIN_S, client="rehearsal")
         if row.example:
             with suppress(Refused):
@@ -176,7 +177,7 @@ class Rehearsal:
         return None
 
     def _see(self, row: PredictionRow, now: Outcome) -> None:
-        if says_nothing(now):
+        if is_inconclusive(now):
             self._skipped += 1
             return
         record = row.record
@@ -224,7 +225,7 @@ class Rehearsal:
 
 
 def _facts(pool: Pool) -> Facts:
-    assert pool.facts is not None  # it serves, or has been proved
+    assert pool.facts is not None  # it serves, or has passed its golden check
     return pool.facts
 
 
@@ -236,12 +237,12 @@ def _fits(row: PredictionRow, facts: Facts) -> bool:
 
 
 def _renewed(work: Work) -> Work:
-    """The same row under another id: both pools may hold it at a time."""
+    """The same row with another id: both pools may hold it at the same time."""
     return replace(work, id=prediction_id())
 
 
 def _more(found: int, wanted: Wanted, share: float) -> str:
-    """Where more payloads come from."""
+    """A sentence on how to get more payloads."""
     if found >= wanted.payloads:
         return f"ask for more than --payloads {wanted.payloads}"
     live = "" if wanted.shadow_share else ", or --shadow takes some of live traffic"

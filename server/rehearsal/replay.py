@@ -1,4 +1,4 @@
-"""A stored prediction beside a new answer to the same payload, and what differs."""
+"""Compares a stored prediction with a new answer to the same payload."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from server.telemetry.outputs import OUTPUT_NAMES
 from server.telemetry.record import FeatureSpec
 
 Value = str | float
-LABELS = ("label", "output.label")  # the answer's label, and the same among the features
+LABELS = ("label", "output.label")  # the answer's label, also among the features
 NO_FEATURES: Mapping[str, Value] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySide:
-    """The answer of one run. `features` by name, a categorical one by its category, without absent
-    ones; `error` is CODE/REASON and then the rest is empty. `tolerance`: the golden one of the
-    replicas that answered, 0 where it is not known."""
+    """The answer of one run. `features` by name, without absent ones; a categorical one by its
+    category. If `error` (CODE/REASON) is set, the rest is empty. `tolerance`: the golden tolerance
+    of the replicas that answered, 0 if unknown."""
 
     stamp: str
     stamp_name: str
     label: str = ""
     outputs: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)  # empty: not kept
+    scores: Mapping[str, float] = field(default_factory=dict)  # empty: not stored
     features: Mapping[str, Value] = field(default_factory=lambda: NO_FEATURES)
     error: str = ""
     tolerance: float = 0.0
@@ -32,8 +32,8 @@ class ReplaySide:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One value of both answers; None where an answer does not have it. `near_tie`: the labels are
-    not the same, but no answer has its two best probabilities further apart than the tolerance."""
+    """One value in both answers; None where an answer lacks it. `near_tie`: the labels differ, but
+    in both answers the two best probabilities differ by at most the tolerance."""
 
     name: str
     kept: Value | None
@@ -44,8 +44,8 @@ class Line:
 
 def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
     """Stamp, error, label, outputs, then features in the order of `now`. Numbers differ when they
-    are further apart than the larger tolerance of the two: the other rows of a batch, the number of
-    threads and the dtype move an answer by less."""
+    are further apart than the larger of the two tolerances: the other rows of a batch, the number
+    of threads and the dtype change an answer by less."""
     tolerance = max(kept.tolerance, now.tolerance)
     tied = _near_tie(kept, now, tolerance)
     values: list[tuple[str, Value | None, Value | None]] = [("stamp", kept.stamp, now.stamp)]
@@ -64,18 +64,18 @@ def compare(kept: ReplaySide, now: ReplaySide) -> list[Line]:
 
 
 def _output(side: ReplaySide, name: str) -> float | None:
-    """None for one that this answer does not have, such as the margin of an embedding."""
+    """The output; None if this answer lacks it, such as the margin of an embedding."""
     value = side.outputs.get(name)
     return None if value is None or math.isnan(value) else value
 
 
 def _near_tie(kept: ReplaySide, now: ReplaySide, tolerance: float) -> bool:
     margins = [side.outputs.get("margin", math.nan) for side in (kept, now)]
-    return all(margin <= tolerance for margin in margins)  # written so that NaN is none
+    return all(margin <= tolerance for margin in margins)  # written so that NaN is not a near tie
 
 
 def named(values: Sequence[float], schema: Sequence[FeatureSpec]) -> dict[str, Value]:
-    """Features by name; {} when these values are not of this schema."""
+    """Features by name; {} if these values do not fit the schema."""
     if len(values) != len(schema):
         return {}
     return dict(_named(values, schema))

@@ -16,14 +16,14 @@ from server.rehearsal.verdict import Latency, RehearsalVerdict, judge, slice_lin
 from server.telemetry.quality.pricing import Yardsticks, yardsticks
 from server.types import Facts
 
-WORST = 5  # slices described
+WORST = 5  # number of slices described
 
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """`times`: own work in ms of the active bundle and of the candidate; `timed` is how many were
-    tried. `tolerance`: the golden one, the coarser of the two bundles'. `more`: where more payloads
-    come from."""
+    """`times`: own work in ms of the active bundle and of the candidate; `timed` is the number of
+    pairs tried. `tolerance`: the golden tolerance, the coarser one of the two bundles. `more`: how
+    to get more payloads."""
 
     pairs: tuple[AnswerPair, ...]
     times: tuple[tuple[float, float], ...]
@@ -36,7 +36,7 @@ class Observations:
 
 @dataclass(frozen=True, slots=True)
 class RehearsalReport:
-    """`messages`: the worst slices, and what else must be known to read the comparison."""
+    """`messages`: the worst slices, and notes needed to read the comparison."""
 
     active: Facts
     candidate: Facts
@@ -51,7 +51,8 @@ class RehearsalReport:
 
 
 def build_report(seen: Observations, active: Facts, candidate: Facts) -> RehearsalReport:
-    """Reads both bundles' files, and takes a moment. Raises OSError, and as `yardsticks` does."""
+    """Reads both bundles' files, which takes a moment. Raises OSError, and the errors of
+    `yardsticks`."""
     sticks = yardsticks(bundle_of(active), bundle_of(candidate))
     columns = columns_of(seen.pairs, sticks, seen.tolerance)
     whole, slices = comparison_of(columns), by_slice(columns, seen.pairs)
@@ -105,7 +106,7 @@ def _latency(times: Sequence[tuple[float, float]]) -> Latency:
 
 
 def _labels(active: Facts, candidate: Facts) -> str:
-    """How the candidate's labels differ; "" when they do not."""
+    """How the candidate's labels differ; "" if they do not."""
     old, new = set(active.labels), set(candidate.labels)
     differences = [f"without {', '.join(sorted(old - new))}"] if old - new else []
     differences += [f"with {', '.join(sorted(new - old))}"] if new - old else []

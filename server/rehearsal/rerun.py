@@ -1,4 +1,4 @@
-"""Answers a payload again: by the server that runs, or by a replica process of any bundle."""
+"""Answers a payload again: by the running server, or by a replica process of any bundle."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from server.types import Outcome, Work
 from trefoil import InputRefused
 
 TIMEOUT_S = 60.0
-# The server writes a row within a fraction of a second; then its features can be read.
+# The server writes a row within a fraction of a second; only then can its features be read.
 WRITTEN_WITHIN_S = 10.0
 LOOK_S = 0.1
 TASKS = {"classify": pb.CLASSIFY, "embed": pb.EMBED}
 
 
 async def by_server(client: CommandConnection, example: bytes, task: str) -> ReplaySide:
-    """Counts as one more request of the running server, without slices, its payload not kept.
+    """It counts as one more request of the running server, without slices; its payload is not
+    stored.
 
     Raises TrefoilError, except for a fault of the payload itself.
     """
@@ -45,7 +46,7 @@ async def by_server(client: CommandConnection, example: bytes, task: str) -> Rep
     try:
         response = await client.unary(client.inference.Predict, request, TIMEOUT_S)
     except InputRefused as refusal:
-        if refusal.code == "INVALID_ARGUMENT":  # else the message is too large for this server
+        if refusal.code == "INVALID_ARGUMENT":  # otherwise the message is too large for this server
             return ReplaySide(refusal.serving, "", error=f"{refusal.code}/{refusal.reason}")
         raise
     (result,) = response.results
@@ -70,8 +71,8 @@ async def by_server(client: CommandConnection, example: bytes, task: str) -> Rep
 
 
 async def by_stamp(client: CommandConnection, identifier: str, stamp: str) -> ReplaySide:
-    """By a bundle that the running server has loaded; neither counted nor recorded, so its
-    features are not known. Raises TrefoilError."""
+    """Answer with a bundle that the running server has loaded. The answer is neither counted nor
+    recorded, so its features are unknown. Raises TrefoilError."""
     request = admin_pb2.ReplayRequest(prediction_id=identifier, stamp=stamp)
     response = await client.unary(client.admin.Replay, request, TIMEOUT_S)
     result = response.now
@@ -91,7 +92,7 @@ async def by_stamp(client: CommandConnection, identifier: str, stamp: str) -> Re
 
 
 async def _written(client: CommandConnection, identifier: str) -> observe_pb2.PredictionRow | None:
-    """The server's own row of a prediction just made; None when it keeps none."""
+    """The server's own row of a prediction just made; None if it stores none."""
     until = time.monotonic() + WRITTEN_WITHIN_S
     request = observe_pb2.SamplesRequest(prediction_ids=[identifier])
     while time.monotonic() < until:
@@ -104,7 +105,7 @@ async def _written(client: CommandConnection, identifier: str) -> observe_pb2.Pr
 
 
 async def _tolerance(client: CommandConnection, stamp: str) -> float:
-    """The golden tolerance of the replicas of that stamp; 0 when none is left."""
+    """The golden tolerance of the replicas of that stamp; 0 if there are none."""
     replicas = (await client.state(TIMEOUT_S)).snapshot.replicas
     return max(
         (
@@ -118,7 +119,7 @@ async def _tolerance(client: CommandConnection, stamp: str) -> float:
 
 
 async def schema_of(client: CommandConnection, stamp: str) -> list[FeatureSpec]:
-    """The features of a stamp the server knows; [] for others."""
+    """The features of a stamp that the server knows; [] for other stamps."""
     request = observe_pb2.HistoryRequest(kinds=["feature"])
     return [
         FeatureSpec(f.name, f.modality, f.kind, f.unit, tuple(f.categories))
@@ -128,7 +129,7 @@ async def schema_of(client: CommandConnection, stamp: str) -> list[FeatureSpec]:
 
 
 async def by_bundle(path: Path, config: ServerConfig, example: bytes, task: str) -> ReplaySide:
-    """One replica of the bundle is started, proved by its golden inputs, asked, and ended.
+    """Start one replica of the bundle, check it with its golden inputs, answer, and end it.
 
     Raises PoolRefused.
     """

@@ -1,4 +1,4 @@
-"""Finds the bundle to rehearse or loads it first, runs one rehearsal at a time, and records it."""
+"""Finds or loads the bundle to rehearse, runs one rehearsal at a time, and records it."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class RehearsalService:
         wanted: Wanted,
         report: Callable[[Step | RehearsalReport], None],
     ) -> None:
-        """Report the steps of a load if there is one, those of the rehearsal, and its result.
+        """Report the steps of a load if one is needed, then those of the rehearsal, and its result.
         Raises DeployRefused, and Refused when payloads cannot be read.
 
-        A bundle that was loaded for this alone is discarded unless it may be activated.
+        A bundle that was loaded only for this is discarded unless it may be activated.
         """
         if self._running:
             raise DeployRefused("rehearse", "another rehearsal is running; one at a time")
@@ -61,7 +61,7 @@ class RehearsalService:
         self._running = True
         try:
             if candidate is None:
-                # Beside the active pool: the comparison needs both bundles.
+                # Loaded beside the active pool: the comparison needs both bundles.
                 await self.deployment.load(self._path(stamp, path), BLUE_GREEN, False, report)
                 candidate, loaded = self.engine.pool_set.candidate, True
             if candidate is None:
@@ -102,7 +102,7 @@ class RehearsalService:
         return kept, await submit(pool, work), tolerance_of(both)
 
     def _loaded(self, stamp: str) -> Pool:
-        """Raises DeployRefused."""
+        """The loaded pool of a stamp. Raises DeployRefused."""
         pools = self.engine.pool_set.pools
         if len(stamp) >= SHORTEST:
             found = next((pool for pool in pools if _is(pool, stamp)), None)
@@ -136,7 +136,7 @@ class RehearsalService:
         return result
 
     def _find(self, stamp: str, path: str) -> Pool | None:
-        """The pool to rehearse; None when it has to be loaded. Raises DeployRefused."""
+        """The pool to rehearse; None when it must be loaded first. Raises DeployRefused."""
         wanted = stamp
         if path:
             try:
@@ -153,7 +153,7 @@ class RehearsalService:
         return next((pool for pool in pool_set.pools if _is(pool, wanted)), None)
 
     def _path(self, stamp: str, path: str) -> Path:
-        """Raises DeployRefused."""
+        """The path of the bundle to load. Raises DeployRefused."""
         if path:
             return Path(path)
         try:

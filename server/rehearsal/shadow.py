@@ -1,8 +1,8 @@
-"""A share of live traffic sent to a candidate as well; its answers are discarded.
+"""Sends a share of live traffic to a candidate too; its answers are discarded.
 
-It looks on after a caller has been answered, so it can neither delay nor fail a request. What does
-not fit, or comes while the active pool has a queue, is dropped: no rehearsal is worth a caller's
-time.
+It sees a row only after its caller has been answered, so it can neither delay nor fail a request.
+Rows that do not fit, or that arrive while the active pool has a queue, are dropped: a rehearsal
+must not cost a caller time.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.pool.pool import Pool
-from server.rehearsal.submit import says_nothing, submit
+from server.rehearsal.submit import is_inconclusive, submit
 from server.telemetry.sampler import uniform
 from server.types import Outcome, Work
 
 MOST_WAITING = 16
 MOST_BYTES = 32 << 20
 LOW = 2
-WITHIN_S = 30.0  # for an answer of the candidate
+WITHIN_S = 30.0  # limit for an answer of the candidate
 LOOK_S = 0.05
 
 
 @dataclass(eq=False)
 class Shadow:
-    """`on_pair` gets a live row, what its caller was answered, and the answer of the candidate."""
+    """`on_pair` gets a live row, the answer its caller received, and the answer of the
+    candidate."""
 
     share: float
     active: Pool
@@ -41,13 +42,13 @@ class Shadow:
         self._arrived = asyncio.Event()
 
     def offer(self, pool: Pool, work: Work, outcome: Outcome) -> None:
-        """A row has been answered. Returns at once and raises nothing."""
+        """A row has been answered. Returns at once and never raises."""
         if pool is not self.active or work.task != "classify":
             return
         too_late = outcome.fault is not None and outcome.fault.code == "DEADLINE_EXCEEDED"
-        if too_late or says_nothing(outcome):
+        if too_late or is_inconclusive(outcome):
             return
-        # Not the draw that decides which payloads are kept: those would all be in the shadow.
+        # A separate draw from the one for kept payloads: otherwise all of those would be shadowed.
         if uniform(f"shadow {work.id}") >= self.share:
             return
         full = len(self._waiting) >= MOST_WAITING or self._bytes + len(work.example) > MOST_BYTES
@@ -80,7 +81,7 @@ class Shadow:
                 keep_payload=False,
             )
             answer = await submit(self.candidate, again)
-            if says_nothing(answer):
+            if is_inconclusive(answer):
                 self.dropped += 1
                 continue
             self.answered += 1

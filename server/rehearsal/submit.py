@@ -6,11 +6,11 @@ from server.pool.pool import Pool
 from server.telemetry.outputs import Timing
 from server.types import NO_REPLICA, Outcome, Work
 
-# Faults of a full or ending pool, or of a caller that left: no evidence about the row.
+# Faults of a full or ending pool, or of a caller that left: they are not evidence about the row.
 PASSING = ("CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 
 
-def says_nothing(outcome: Outcome) -> bool:
+def is_inconclusive(outcome: Outcome) -> bool:
     return outcome.fault is not None and outcome.fault.code in PASSING
 
 

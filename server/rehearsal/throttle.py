@@ -1,4 +1,4 @@
-"""How a rehearsal keeps out of the way of what serves, and when it has to end."""
+"""Keeps a rehearsal out of the way of the serving pool, and decides when it must end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from server import host
 from server.engine import Engine
 from server.pool.pool import Pool
 
-# A row waits so long for the active pool to be done with its queue, and then goes: a rehearsal ends
-# on a full server too, asking two rows a second at most.
+# A row waits this long for the active pool's queue to empty, and is then sent. So a rehearsal ends
+# on a full server too, at two rows a second at most.
 GIVES_WAY_S = 0.5
 LOOK_S = 0.02
-GONE_S = 30.0  # without a replica of the candidate for so long, it is over
+GONE_S = 30.0  # after this long without a replica of the candidate, the rehearsal ends
 
 
 class RehearsalEnded(Exception):
-    """What was rehearsed is not there any more: why."""
+    """The bundle under rehearsal is no longer there; the message has the reason."""
 
 
 class CandidateGone(Exception):
-    """No replica of it serves any more: why."""
+    """No replica of the candidate serves any more; the message has the reason."""
 
 
 @dataclass(slots=True)
@@ -49,14 +49,14 @@ class Throttle:
         if self.engine.snapshot().state == "DRAINING":
             raise RehearsalEnded("the server is draining")
         if pool_set.branch is not None and self._yielding:
-            self.give_way(False)  # a canary has begun: callers wait for it now
+            self.give_way(False)  # a canary has begun: callers now wait for this candidate
         if self.candidate.serving:
             self._serving_at = self.clock()
         elif self.clock() - self._serving_at > GONE_S:
             raise CandidateGone(f"no replica of it serves any more: {self.candidate.why_not()}")
 
     async def gap(self) -> None:
-        """Until nothing waits for the active pool, or it has been waited for long enough."""
+        """Wait until the active pool's queue is empty, or the wait has been long enough."""
         until = self.clock() + GIVES_WAY_S
         while self.active.waiting:
             if self.clock() >= until:
@@ -73,13 +73,13 @@ class Throttle:
         return True
 
     def busyness(self) -> tuple[int, int]:
-        """Rows the active pool has answered, and those it holds."""
+        """(rows the active pool has answered, rows it holds)."""
         answered = sum(replica.answered for replica in self.active.statuses())
         return answered, self.active.in_flight
 
     def give_way(self, yielding: bool) -> None:
-        """Let the candidate's replicas run behind the active ones. Only those of a candidate that
-        nobody waits for: a standby has sessions, and so has a canary."""
+        """Lower the priority of the candidate's replicas below the active ones. Only for a
+        candidate that serves no caller: a standby has sessions, and so has a canary."""
         pool_set = self.engine.pool_set
         if yielding and (pool_set.candidate is not self.candidate or pool_set.branch is not None):
             return

@@ -41,13 +41,13 @@ MOST_CHANGED = 0.5
 WORSE = 0.02
 LOST = 0.01
 SHIFTED = 0.1
-PAIRS_TIMED = 20  # the fewest whose median is worth a bound
+PAIRS_TIMED = 20  # fewest pairs whose median is compared with a bound
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Own work of single payloads, both bundles measured within the same moment. `ratio` is the
-    median of candidate / active."""
+    """Own work of single payloads, with both bundles measured at nearly the same moment. `ratio` is
+    the median of candidate / active."""
 
     pairs: int
     before_ms: float = math.nan
@@ -69,7 +69,7 @@ def judge(
     unit: str,
     more: str,
 ) -> RehearsalVerdict:
-    """`labels`: how the candidate's differ, or ""; `more`: where more payloads come from."""
+    """`labels`: how the candidate's labels differ, or ""; `more`: how to get more payloads."""
     refusal = _refusal(whole, latency, unit)
     if refusal:
         return RehearsalVerdict("refuse", refusal)
@@ -162,7 +162,7 @@ def _too_little(whole: BundleComparison, evidence: str, unit: str, more: str) ->
             f"{text}, and it is unknown whether they are better: feedback for {LABELLED} or more "
             "of the kept payloads would show it"
         )
-    # Rows drawn with unequal probabilities show less: as many more of them are needed.
+    # Rows drawn with unequal probabilities carry less information, so more of them are needed.
     needed = math.ceil(needed * whole.payloads / max(whole.effective, 1e-9))
     return (
         f"{whole.payloads} payloads are too few, {text}; about {needed} are needed to show "
@@ -178,7 +178,7 @@ def _praise(whole: BundleComparison, latency: Latency, unit: str) -> str:
 
 
 def _evidence(part: BundleComparison) -> Literal["", "unclear", "good", "worse"]:
-    """What feedback shows; "" when there is not enough of it."""
+    """The conclusion from feedback; "" if there is not enough of it."""
     if part.labelled_effective < LABELLED:
         return ""
     difference = (part.value_per_1000 if _by_value(part) else part.accuracy).difference
@@ -221,7 +221,7 @@ def percent(found: Interval) -> str:
 
 
 def slice_line(part: BundleComparison, whole: BundleComparison, unit: str) -> str:
-    """A slice beside everything."""
+    """A sentence that compares a slice with the whole."""
     facts = [f"{part.slice}: {percent(part.changed)} of {part.payloads} answers change"]
     facts[0] += f", {100 * whole.changed.value:.1f} % of all"
     if part.lost_rows:

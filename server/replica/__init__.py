@@ -1,1 +1,1 @@
-"""The other process: decodes, collates and computes on one device."""
+"""The replica process: decodes, collates and computes on one device."""

@@ -1,18 +1,18 @@
-"""The budget of one forward: its defaults, and which decoded rows make the next batch."""
+"""The budget of one forward: its defaults, and which decoded rows form the next batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# The front counts estimated tokens, which may be several times the exact ones: in the room it is
-# given, tokens bound only what is far beyond an ordinary batch.
+# The front counts estimated tokens, which may be several times the exact number. In the room for
+# the front, tokens only limit what is far beyond an ordinary batch.
 ESTIMATES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Of one forward: rows, and padded tokens."""
+    """The limits of one forward: rows, and padded tokens."""
 
     rows: int
     tokens: int
@@ -23,8 +23,8 @@ class Budget:
         return self.rows, ESTIMATES_PER_TOKEN * self.tokens
 
 
-# Used unless flags set the budget: a CPU gains little beyond a few rows, a GPU is filled only by
-# many. Tokens bound the padded size of a forward, and with it its memory.
+# Used unless flags set the budget: a CPU gains little beyond a few rows, a GPU needs many. Tokens
+# limit the padded size of a forward, and so its memory.
 CPU_BUDGET = Budget(rows=8, tokens=8192)
 CUDA_BUDGET = Budget(rows=32, tokens=32768)
 # Doubling the rows of a forward must raise throughput by this factor: below it, rows only wait.
@@ -32,7 +32,7 @@ WORTH_GAIN = 1.05
 
 
 def budget_for(device: str, rows: int, tokens: int) -> tuple[Budget, str]:
-    """(budget, reason); 0 rows or tokens: the default of the device."""
+    """(budget, reason); 0 rows or tokens select the default of the device."""
     auto = CPU_BUDGET if device == "cpu" else CUDA_BUDGET
     budget = Budget(rows or auto.rows, tokens or auto.tokens)
     how = "as configured" if rows or tokens else f"usual on {device}"
@@ -42,12 +42,13 @@ def budget_for(device: str, rows: int, tokens: int) -> tuple[Budget, str]:
 def swept(
     measure: Callable[[int], float | None], row_tokens: int, usual: Budget, most_rows: int = 512
 ) -> tuple[Budget, str]:
-    """(budget, reason) from a sweep: rows double until their throughput gains less than
-    WORTH_GAIN, or memory ends.
+    """(budget, reason) from a sweep: rows double until their throughput gains less than WORTH_GAIN,
+    or memory is exhausted.
 
-    `measure(rows)` returns the seconds of a forward of so many rows of `row_tokens` tokens each,
-    None where memory ends. Shorter rows may be more, up to the tokens that were computed or are
-    usual. Raises MemoryError when not even one row fits.
+    `measure(rows)` returns the seconds of a forward of `rows` rows of `row_tokens` tokens each,
+    None where memory is exhausted. A batch of shorter rows may have more rows, up to the measured
+    or the default number of tokens, whichever is larger. Raises MemoryError when not even one row
+    fits.
     """
     rows, best, ended = 0, 0.0, ""
     while (tried := 2 * rows or 1) <= most_rows:
@@ -74,8 +75,8 @@ def swept(
 def fitting(
     measure: Callable[[int], float | None], row_tokens: int, budget: Budget, why: str
 ) -> tuple[Budget, str]:
-    """(budget, reason): the largest batch that the budget allows is computed, so that its memory is
-    known to be there; where it is not, the budget is halved. `measure` as in `swept`.
+    """(budget, reason): runs the largest batch that the budget allows, so that its memory is known
+    to be available; if it is not, the budget is halved. `measure` as in `swept`.
 
     Raises MemoryError when not even one row fits.
     """

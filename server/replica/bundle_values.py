@@ -1,5 +1,5 @@
-"""The values behind a digest of the stamp: what preprocessing was set to, so that a person who
-compares two servers reads `image.max_pixels 6272` and not two digests."""
+"""The values behind a digest of the stamp: the settings of preprocessing, so that a person who
+compares two servers reads `image.max_pixels 6272` instead of two digests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 FILE = "preprocess.json"
 PART = "preprocessing"
-MOST = 200  # entries; each snapshot carries them
+MOST = 200  # entries; every snapshot has them
 LONGEST = 80  # characters of a value
 
 
 def values_of(bundle: Path) -> dict[str, str]:
     """`preprocessing/section.field` -> its value as JSON. Empty when the file cannot be read: the
-    bundle has been verified already, and this is only for people."""
+    bundle has been verified already, and these values are for display only."""
     try:
         found = json.loads((bundle / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

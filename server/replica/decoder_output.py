@@ -1,9 +1,10 @@
-"""What C libraries write to the standard error of a replica: rate-limited, and tagged with the rows
-that are being decoded.
+"""Limits what C libraries write to the standard error of a replica, and tags it with the rows that
+are being decoded.
 
-libmpg123 writes a line for each damaged frame, straight to file descriptor 2. One caller could fill
-the disk of a server's log with that. So descriptor 2 becomes a pipe, of which a few lines a minute
-are passed on, each of bounded length; Python itself and its crash reports keep the real one.
+libmpg123 writes a line for each damaged frame, directly to file descriptor 2. One caller could fill
+the disk of a server's log with that. So descriptor 2 becomes a pipe, from which a few lines a
+minute are passed on, each of limited length. Python itself and its crash reports keep the real
+descriptor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-MOST_LINES = 10  # a period
+MOST_LINES = 10  # lines in a period
 PERIOD_S = 60.0
 LONGEST_LINE = 300  # bytes
 MOST_IDS = 4
@@ -24,7 +25,8 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclass(eq=False)
 class LineLimit:
-    """Passes on the first lines of a period, and reports how many it dropped before the next."""
+    """Passes on the first lines of a period, and reports how many it dropped before the next
+    period."""
 
     write: Callable[[str], object]
     decoding: Callable[[], Collection[str]]
@@ -34,11 +36,11 @@ class LineLimit:
         self._period_ends = 0.0
         self._passed = 0
         self.dropped = 0  # in this period
-        self.lines = 0  # in all, passed on or not
+        self.lines = 0  # in total, passed on or not
         self._rest = b""
 
     def feed(self, block: bytes) -> None:
-        """Any piece of the output. What is kept of an unfinished line is bounded."""
+        """Take any piece of the output. An unfinished line is kept up to a limit."""
         *lines, rest = (self._rest + block).split(b"\n")
         for line in lines:
             self._line(line)
@@ -65,8 +67,8 @@ class LineLimit:
 
 
 def limit_native_output(decoding: Callable[[], Collection[str]] = tuple) -> LineLimit:
-    """Puts the pipe in place, for the rest of the process; `sys.stderr` is the real one. Call it
-    before anything else keeps `sys.stderr`."""
+    """Install the pipe for the rest of the process; `sys.stderr` keeps the real descriptor. Call it
+    before other code stores `sys.stderr`."""
     real = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     reading, writing = os.pipe()
     os.dup2(writing, 2)
@@ -81,5 +83,6 @@ def _pump(reading: int, limit: LineLimit) -> None:
     while block := os.read(reading, _BLOCK_BYTES):
         try:
             limit.feed(block)
-        except (OSError, ValueError):  # nobody reads the log: the pipe must be emptied all the same
+        # The log has no reader: the pipe must be emptied all the same.
+        except (OSError, ValueError):
             continue

@@ -1,11 +1,11 @@
-"""A replica's work: decode in a few threads, each with a decoder process at hand, compute in one,
-encode answers in another, so that the next batch is decoded while this one is computed.
+"""The work of a replica: decode in a few threads (each uses a decoder process), compute in one
+thread, and encode answers in another, so that the next batch is decoded while this one is computed.
 
 A batch is whatever is decoded when the computing thread is free, up to the budget; no row waits for
-one that may come. Texts are written a token at a time between batches. Cancelled and expired rows
-are dropped before each stage. When a batch fails, its rows run alone to find the one that breaks.
-On shared cores a separate thread for encoding would only cost a context switch, so there the
-computing thread encodes.
+one that may come. Texts are generated one token at a time between batches. Cancelled and expired
+rows are dropped before each stage. When a batch fails, its rows run alone to find the one that
+breaks it. On shared cores a separate thread for encoding would only cost a context switch, so the
+computing thread encodes there.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from server.replica.model import Model
 from server.replica.work_queue import Crew, WorkQueue, WorkRow, begun
 
 Send = Callable[[replica_pb2.FromReplica], None]
-Computed = tuple[list[WorkRow], Any, float]  # rows, what the model found, when their forward began
-ROW_WEIGHT = 0.1  # of the newest forward in the mean
-BATCHES_UNDER_WAY = 2  # computing and encoding; more would only fix the order of rows too early
+# Rows, the model's result, the time when their forward began.
+Computed = tuple[list[WorkRow], Any, float]
+ROW_WEIGHT = 0.1  # weight of the newest forward in the mean
+# One computing and one encoding; more would only fix the order of rows too early.
+BATCHES_UNDER_WAY = 2
 
 
 @dataclass(eq=False)
 class Executor:
-    """`decoding` is kept to the ids whose parts are being decoded."""
+    """`decoding` holds the ids of the rows whose parts are being decoded."""
 
     model: Model
     send: Send
@@ -45,12 +47,12 @@ class Executor:
     def __post_init__(self) -> None:
         self._rows: dict[
             str, WorkRow
-        ] = {}  # Invariant: every row from submit until its last message
+        ] = {}  # Invariant: has every row from submit until its last message
         self._work_queue = WorkQueue(self.crew, self.budget.rows)
         self._generations = Generations(
             self.model, self.send, self._forget, self.generations, self.clock, self.budget
         )
-        self._row_s = 0.0  # what a row adds to a forward, about
+        self._row_s = 0.0  # roughly what a row adds to a forward
         self._under_way = threading.Semaphore(BATCHES_UNDER_WAY)
         self._computed: queue.SimpleQueue[Computed] = queue.SimpleQueue()
 
@@ -92,7 +94,7 @@ class Executor:
         self._work_queue.put_probe(probe)
 
     def load(self) -> dict[str, Any]:
-        """Fields of Load about the texts being written. From any thread."""
+        """The fields of Load about the texts being generated. May be called from any thread."""
         writing, waiting = self._generations.counts
         used, most = self.model.text_bytes()
         return {
@@ -131,7 +133,7 @@ class Executor:
                 self._work_queue.keep(which)
         elif what == "compute":
             self._under_way.acquire()
-            self._compute(self._next_batch())  # taken late: more may be decoded by now
+            self._compute(self._next_batch())  # chosen late, as more rows may be decoded by now
         self._generations.step()
 
     def _next_batch(self) -> list[WorkRow]:
@@ -146,7 +148,7 @@ class Executor:
         return scored[:count]
 
     def _compute(self, rows: list[WorkRow]) -> None:
-        """Called with a permit of `_under_way`, which the encoding gives back."""
+        """Called with a permit of `_under_way`, which the encoding returns."""
         if not rows:
             self._under_way.release()
             return
@@ -193,7 +195,7 @@ class Executor:
         for row, done in zip(rows, dones, strict=True):
             _complete(done, row, len(rows), forward_ms, post_ms)
             message.done_batch.items.append(done)
-        for row in rows:  # first: the answer may bring the next row before this thread goes on
+        for row in rows:  # first, as the answer may bring the next row before this thread continues
             self._forget(row.work.id)
         self.send(message)
 
@@ -209,7 +211,7 @@ class Executor:
     # ---- rows that end here ------------------------------------------------------------------
 
     def _dropped(self, row: WorkRow, need_s: float) -> bool:
-        """`need_s`: what is still to be done for it takes at least that long."""
+        """`need_s`: the least time that the rest of its work takes."""
         left_s = row.expires_at - self.clock()
         if row.cancelled:
             self._fail(row, _fault("CANCELLED", "CANCELLED", "the caller went away"))

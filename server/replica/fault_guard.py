@@ -1,7 +1,7 @@
-"""Unexpected errors of a replica: both of its broad excepts are here.
+"""Handles unexpected errors of a replica's threads.
 
-An error that a model raises over a row fails the rows in work, not the process, which holds other
-rows. Every other error is a fault of the server and ends the process.
+An error that a model raises over a row fails the rows being processed, not the process, which holds
+other rows. Every other error is a fault of the server and ends the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXIT_BROKEN = 70
 
 
 class Failed(Exception):
-    """`fault` is the answer to whatever was being done."""
+    """`fault` is the answer to the work that failed."""
 
     def __init__(self, fault: inference_pb2.Fault) -> None:
         super().__init__(fault.message)
@@ -29,7 +29,8 @@ class Failed(Exception):
 
 
 def run_thread(loop: Callable[[], None]) -> None:
-    """A thread. An error that reaches this is ours: the process ends, the front starts another."""
+    """The body of a thread. An error that reaches this point is a fault of the server: the process
+    ends, and the front starts another one."""
     try:
         while True:
             loop()
@@ -45,14 +46,15 @@ def run_thread(loop: Callable[[], None]) -> None:
 def fault_guard(
     reason: str, broken_by: Callable[[Exception], bool] = lambda error: False
 ) -> Iterator[None]:
-    """Makes any error inside a Failed, but for one that, by `broken_by`, spoils all that would be
-    computed from now on: that reaches `run_thread`, and the front retries the rows elsewhere,
-    each alone.
+    """Turns any error inside into a Failed, except one after which, by `broken_by`, later results
+    of this process cannot be trusted. That one reaches `run_thread`, and the front retries the rows
+    elsewhere, each alone.
 
-    A shortage of memory is not the row's fault: RESOURCE_EXHAUSTED, and another replica is asked.
+    A shortage of memory is not the row's fault: the code is RESOURCE_EXHAUSTED, and another replica
+    is tried.
 
-    Broad, because decoders and a model's libraries raise anything over a stranger's bytes, and a
-    row without an answer is worse than a bug with one.
+    The except clause is broad, because decoders and a model's libraries may raise anything over a
+    stranger's bytes, and every row must get an answer.
     """
     try:
         yield

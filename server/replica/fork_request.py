@@ -1,4 +1,4 @@
-"""What the front and the fork server send each other: JSON, one message a packet."""
+"""The messages between the front and the fork server: JSON, one message for each packet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 MODULE = "server.replica.fork_server"
 MESSAGE_BYTES = 1 << 17
-# Room in the command line of the fork server: a replica's title replaces it.
+# Room in the command line of the fork server: a replica replaces it with its own title.
 TITLE_BYTES = 4096
 
 
@@ -16,8 +16,8 @@ TITLE_BYTES = 4096
 class Fork:
     """The request for one replica; the answer has the same `number`.
 
-    `command` is the whole command line it would have as a process of its own; environment and CPUs
-    are the front's at this moment.
+    `command` is the command line of the replica as a separate process. Environment and CPUs are the
+    front's at the time of the request.
     """
 
     number: int

@@ -2,14 +2,14 @@
 
     python -P server/child_process.py server.replica.fork_server --fd N
 
-It has one thread and never initialises CUDA, or it forks nothing: threads do not survive a fork,
-and CUDA does not work in a process forked after its initialisation. What it has imported is shared
-by all replicas until one of them writes to it.
+It has one thread and never initialises CUDA, otherwise it refuses to fork: threads do not survive a
+fork, and CUDA does not work in a process forked after its initialisation. All replicas share the
+memory of its imports until one of them writes to it.
 
-Over its socket (SOCK_SEQPACKET) it gets `Fork` requests, each with the replica's end of a socket.
-It sends one `ready`, then for each request `forked` with a pidfd, or `refused`, and `exited` with
-the exit code of each replica. It ends when the front is gone; the replicas then end by their own
-sockets.
+Over its socket (SOCK_SEQPACKET) it receives `Fork` requests, each with the replica's end of a
+socket. It sends one `ready`, then for each request `forked` with a pidfd, or `refused`, and
+`exited` with the exit code of each replica. It ends when the front is gone; then each replica ends
+because its own socket closes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from server.child_process import ROOT
 from server.replica import main as replica
 from server.replica.fork_request import MESSAGE_BYTES, MODULE, Fork
 
-# Whose files a replica runs: a change of one makes this process stale.
+# The files that a replica runs: a change of one makes this process stale.
 PACKAGES = ("pipelines", "server", "proto")
 
 Fingerprint = Mapping[str, tuple[int, int, int]]
@@ -42,15 +42,15 @@ Fingerprint = Mapping[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Forkable:
-    """What decides whether a replica may be forked."""
+    """The conditions under which a replica may be forked."""
 
     threads: int
     cuda_initialised: bool
-    pidfds: bool  # the kernel names processes by descriptors (Linux 5.3)
+    pidfds: bool  # the kernel has pidfds (Linux 5.3)
     import_s: float
 
     def why_not(self) -> str:
-        """ "" when it may."""
+        """Why a replica must not be forked; "" if it may."""
         if self.cuda_initialised:
             return "CUDA is initialised in the fork server"
         if self.threads != 1:
@@ -66,7 +66,8 @@ class Forkable:
 
 @dataclass(eq=False)
 class ForkServer:
-    """`begin` becomes the replica in the forked process: (its arguments, why it was forked)."""
+    """`begin` becomes the replica in the forked process; its arguments are (arguments, why it was
+    forked)."""
 
     control: socket.socket
     begin: Callable[[Sequence[str], str], None]
@@ -106,13 +107,13 @@ class ForkServer:
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        why = str(state)  # here, where the process number is that of the fork server
+        why = str(state)  # here, because the process id is still that of the fork server
         begun, ready = os.pipe()
         pid = os.fork()
         if pid == 0:
             self._become(request, end, ready, why)
         os.close(ready)
-        os.read(begun, 1)  # it has left this session, or has ended
+        os.read(begun, 1)  # the child has left this session, or has ended
         os.close(begun)
         pidfd = os.pidfd_open(pid)
         self._replicas[pidfd] = pid
@@ -120,9 +121,9 @@ class ForkServer:
         self._send(answer | {"kind": "forked", "pid": pid}, pidfd)
 
     def _become(self, request: Fork, end: socket.socket, ready: int, why: str) -> Never:
-        """In the forked process: everything that belongs to the fork server is left behind."""
+        """Runs in the forked process: release everything that belongs to the fork server."""
         try:
-            os.setsid()  # as a replica of its own: signals of a terminal reach the front alone
+            os.setsid()  # as a separate replica does: signals of a terminal reach only the front
             self._selector.close()
             self.control.close()
             for pidfd in self._replicas:
@@ -136,7 +137,7 @@ class ForkServer:
             os.write(ready, b"1")
             os.close(ready)
             self.begin([*request.command[module + 1 :], "--fd", str(end.detach())], why)
-        except BaseException:  # the interpreter must not go back into the fork server's loop
+        except BaseException:  # the interpreter must not return to the fork server's loop
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
@@ -158,7 +159,7 @@ class ForkServer:
 
 
 def fingerprint(root: Path = ROOT) -> Fingerprint:
-    """What the file system reports about every source a replica may run."""
+    """What the file system reports about every source that a replica may run."""
     files = (path for name in PACKAGES for path in (root / name).rglob("*.py"))
     states = ((str(path), path.stat()) for path in files)
     return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path, found in states}
@@ -177,7 +178,7 @@ def has_pidfds() -> bool:
 
 
 def set_title(command: Sequence[str]) -> None:
-    """Show this command line in process lists. Where the kernel does not report where the line is,
+    """Show this command line in process lists. If the kernel does not report where the line is,
     that of the fork server stays."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end of proc_pid_stat(5)
@@ -191,19 +192,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--room", default="", help="makes the command line long enough for titles")
     fd = parser.parse_args(argv).fd
-    # As in a replica: signals of a terminal or a service manager are the front's to interpret.
+    # As in a replica: signals of a terminal or a service manager are for the front to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_title([*sys.orig_argv[: sys.orig_argv.index(MODULE) + 1], "--fd", str(fd)])
     control = socket.socket(fileno=fd)
     before = fingerprint()
     began = time.monotonic()
-    gc.disable()  # looking through three thousand modules took a tenth of the time
+    gc.disable()  # collections over three thousand modules took a tenth of the time
     imported = replica.preload()
     gc.enable()
     import_s = time.monotonic() - began
     gc.collect()
-    gc.freeze()  # a collection would write to the header of every object, and so unshare it
+    # A collection would write to the header of every object, and so copy the shared pages.
+    gc.freeze()
 
     def state() -> Forkable:
         return Forkable(threads(), imported.cuda_initialised(), has_pidfds(), import_s)

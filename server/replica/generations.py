@@ -1,6 +1,6 @@
-"""The texts a replica is writing: one token of each at a time, so that batches run in between.
+"""The texts that a replica generates: one token of each at a time, so that batches run in between.
 
-Belongs to the computing thread; only `cancel` may come from another.
+Belongs to the computing thread; only `cancel` may be called from another one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class LiveGeneration:
 
 @dataclass(eq=False)
 class Generations:
-    """`most` texts are written at once; `budget` bounds the prompts that are read together."""
+    """At most `most` texts are generated at once; `budget` limits the prompts that are read
+    together."""
 
     model: Model
     send: Callable[[replica_pb2.FromReplica], None]
@@ -38,7 +39,7 @@ class Generations:
 
     def __post_init__(self) -> None:
         self._waiting: deque[WorkRow] = deque()
-        self._alone = 0  # of those that wait, so many of the first begin one at a time
+        self._alone = 0  # this many of the first waiting texts begin one at a time
         self._generations: dict[str, LiveGeneration] = {}
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class Generations:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """(texts being written, texts that wait for one of them to end)."""
+        """(texts being generated, texts that wait for one of them to end)."""
         return len(self._generations), len(self._waiting)
 
     def take(self, rows: Sequence[WorkRow]) -> None:
@@ -58,7 +59,8 @@ class Generations:
             generation.text.cancel()
 
     def step(self) -> None:
-        """Begin what waits, write one token of each text, send what became readable."""
+        """Begin waiting texts, write one token of each text, and send the text that became
+        readable."""
         self._drop_waiting()
         while group := self._next_group():
             self._begin(group)
@@ -76,8 +78,8 @@ class Generations:
             self._advance(generation)
 
     def _next_group(self) -> list[WorkRow]:
-        """The texts to begin now, first come first served: whatever fits beside those being
-        written. None where the first in line has to wait."""
+        """The texts to begin now, in order of arrival: whatever fits beside those being generated.
+        Empty if the first in line has to wait."""
         places = self.most - len(self._generations)
         if self._alone:
             places = min(places, 1)
@@ -103,7 +105,7 @@ class Generations:
             self._advance(generation)
 
     def _failed_start(self, rows: Sequence[WorkRow], fault: inference_pb2.Fault) -> None:
-        """One of them is at fault: each is tried alone, and is the next in line."""
+        """One of these texts caused the error: each is tried alone, next in line."""
         if len(rows) == 1:
             self._refuse(rows[0], fault)
             return

@@ -1,7 +1,7 @@
-"""A replica's check of itself: is it still what it loaded? At an interval, and on request.
+"""A replica checks at an interval, and on request, whether it is still what it loaded.
 
-On a thread of its own, beside the stages: it reads the file system and memory, and computes nothing
-that could wait for a forward.
+It runs on its own thread, beside the stages: it reads the file system and memory, and computes
+nothing that could wait for a forward.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Send = Callable[[replica_pb2.FromReplica], None]
 
 
 class ChangedItem(Protocol):
-    """One thing that is not what was loaded; fields as in proto/replica.proto."""
+    """One difference from what was loaded; fields as in proto/replica.proto."""
 
     @property
     def kind(self) -> str: ...
@@ -32,7 +32,7 @@ class ChangedItem(Protocol):
 
 
 class IntegrityWatch(Protocol):
-    """Two things keep this shape: pipelines.bundle.skew.SkewWatch and those of tests."""
+    """Both pipelines.bundle.skew.SkewWatch and the watches of tests match it."""
 
     def look(self) -> Sequence[ChangedItem]:
         """Compare file metadata; takes milliseconds."""
@@ -49,11 +49,11 @@ class IntegrityCheck:
         self._asked: queue.SimpleQueue[replica_pb2.Verify] = queue.SimpleQueue()
 
     def ask(self, verify: replica_pb2.Verify) -> None:
-        """From any thread; answered in turn."""
+        """Request a comparison, from any thread; requests are answered in order."""
         self._asked.put(verify)
 
     def run(self) -> None:
-        """Never returns, unless the front is gone."""
+        """Returns only when the front is gone."""
         asked: replica_pb2.Verify | None = None
         while True:
             try:
@@ -72,7 +72,7 @@ class IntegrityCheck:
             with fault_guard("LOOK_FAILED"):
                 found = self._watch.look() if asked is None else self._watch.verify(asked.disk)
                 looked.changed.extend(filled(replica_pb2.Changed, item) for item in found)
-        except Failed as error:  # a look that fails silently would pass for a good one
+        except Failed as error:  # a check that fails silently would pass as a good one
             looked.error = error.fault.message
         looked.took_ms = (time.perf_counter() - began) * 1e3
         return looked

@@ -1,8 +1,8 @@
-"""Frames of proto/replica.proto over a unix socket, and what they mean to the front.
+"""Frames of proto/replica.proto over a unix socket, and their meaning for the front.
 
-A frame is a 4-byte little-endian length and one message; behind a WorkBatch come the payloads of
-its items as they are. The replica's end blocks (it has threads), the front's end is a pair of
-asyncio streams. Protobuf ends here: behind this file is plain data.
+A frame is a 4-byte little-endian length and one message; after a WorkBatch come the payloads of its
+items, unchanged. The replica's end blocks (it has threads), the front's end is a pair of asyncio
+streams. Protobuf ends here: the code behind this file sees plain data.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from server.types import (
 )
 
 LENGTH = struct.Struct("<I")
-SOCKET_BYTES = 4 << 20  # asked of the kernel, which may give less
+SOCKET_BYTES = 4 << 20  # requested from the kernel, which may give less
 LONGEST_FRAME = 1 << 30
-PIECES_AT_ONCE = 64  # of one sendmsg; the kernel takes 1,024
+PIECES_AT_ONCE = 64  # pieces in one sendmsg; the kernel takes 1,024
 EXIT_WEIGHTS_LOST = 75  # EX_TEMPFAIL of sysexits.h: the holder of the weights has ended
-HEARTBEAT_S = 2.0  # between two Load messages, of which each replica sends one at least so often
+HEARTBEAT_S = 2.0  # each replica sends a Load message at least this often
 
 
 class LinkBroken(Exception):
@@ -48,12 +48,12 @@ class LinkBroken(Exception):
 
 
 class Vectors:
-    """Sends pieces in their order without copying them: asyncio's own transport keeps a copy of all
-    that the kernel does not take at once. Never waits; what a dead end cannot get is dropped, as
-    the reader of the other direction will notice it."""
+    """Sends pieces in order without copying them, whereas asyncio's own transport copies all that
+    the kernel does not take at once. Never waits. Pieces that a dead end cannot receive are
+    dropped, as the reader of the other direction will notice the end."""
 
     def __init__(self, sock: socket.socket) -> None:
-        # Of its own: the loop watches the other descriptor for a transport.
+        # Its own descriptor: the loop watches the other one for a transport.
         self._sock = sock.dup()
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[memoryview] = deque()
@@ -97,10 +97,10 @@ class Vectors:
 
 @dataclass(eq=False)
 class FrontLink:
-    """The front's end. Writing never waits: what is sent ahead is bounded by the pool."""
+    """The front's end. Writing never waits: the pool limits what is sent ahead."""
 
     reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter  # for its end alone
+    writer: asyncio.StreamWriter  # used only to close its end
     vectors: Vectors
 
     @classmethod
@@ -148,16 +148,16 @@ class ReplicaLink:
             self._sock.sendall(LENGTH.pack(len(body)) + body)
 
     def receive(self) -> tuple[replica_pb2.ToReplica, list[bytes]]:
-        """The next message and the payloads behind it. Raises EOFError when the front is gone."""
+        """The next message and its payloads. Raises EOFError when the front is gone."""
         (size,) = LENGTH.unpack(self._read(LENGTH.size))
         message = replica_pb2.ToReplica()
         message.ParseFromString(self._read(size))
         return message, [self._read(item.example_bytes) for item in message.work.items]
 
     def _read(self, size: int) -> bytes:
-        """One call and one copy, however large."""
+        """Read with one call and one copy, however large."""
         data = self._sock.recv(size, socket.MSG_WAITALL) if size else b""
-        while len(data) < size:  # a signal came in between
+        while len(data) < size:  # a signal interrupted the read
             more = self._sock.recv(size - len(data), socket.MSG_WAITALL)
             if not more:
                 raise EOFError
@@ -165,17 +165,17 @@ class ReplicaLink:
         return data
 
 
-# Takes the content of one kind of message, and the payloads behind it.
+# Takes the content of one kind of message, and its payloads.
 Receiver = Callable[[Any, list[bytes]], None]
 
 
 class Inbox:
     """Reads the front's messages, from before the bundle is loaded until the process ends, and
-    hands each to the receiver of its kind."""
+    passes each to the receiver of its kind."""
 
     def __init__(self, link: ReplicaLink) -> None:
         self._link = link
-        self.receivers: Mapping[str, Receiver] = {}  # set once loaded
+        self.receivers: Mapping[str, Receiver] = {}  # set once the bundle is loaded
 
     def read(self) -> None:
         try:
@@ -193,7 +193,7 @@ class Inbox:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends with no name in the file system: nobody else can connect."""
+    """Two connected ends without a name in the file system: no other process can connect."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
@@ -202,7 +202,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def work_batch(works: Iterable[Work], now: float) -> replica_pb2.ToReplica:
-    """The payloads go beside it."""
+    """The message for these rows; their payloads are sent after it."""
     message = replica_pb2.ToReplica()
     for work in works:
         item = message.work.items.add()
@@ -264,8 +264,8 @@ def facts(hello: replica_pb2.Hello) -> Facts:
 
 
 def timing(message: inference_pb2.Timing, total_ms: float) -> Timing:
-    """All that is not a stage is waiting: in the queue, for the decoder, for the forward. So the
-    stages of an answer always add up to its total."""
+    """Timing of a row. All time outside the stages is waiting: in the queue, for the decoder, for
+    the forward. So the stages of an answer always add up to its total."""
     stages = (message.decode_ms, message.preprocess_ms, message.forward_ms, message.post_ms)
     return Timing(max(0.0, total_ms - sum(stages)), *stages, total_ms)
 
@@ -277,7 +277,7 @@ def fault(message: inference_pb2.Fault) -> Fault:
 def outcome(
     done: replica_pb2.Done, total_ms: float, replica: int, together: tuple[str, ...]
 ) -> Outcome:
-    """`together`: the ids of all rows of its forward, this one among them."""
+    """`together`: the ids of all rows of its forward, this one included."""
     failed = done.WhichOneof("outcome") == "fault"
     return Outcome(
         prediction_id=done.id,
@@ -328,6 +328,6 @@ def generated(token: replica_pb2.Token, total_ms: float, replica: int) -> Outcom
 
 
 def evidence(mix: replica_pb2.MixProbe, at: float) -> Evidence:
-    """Its fields have the names of the message's."""
+    """The evidence from a message; the fields have the same names."""
     named = {field.name: getattr(mix, field.name) for field in mix.DESCRIPTOR.fields}
     return Evidence(**named, at=at, source="probe")

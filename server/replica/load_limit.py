@@ -1,8 +1,8 @@
 """How much memory a replica may take while it loads a bundle.
 
 The limit is RLIMIT_DATA (setrlimit(2): private writable memory), not RLIMIT_AS: libraries reserve
-address space that they never use. It ends when the bundle is loaded and warm: rows have limits of
-their own. On a GPU nothing is limited: a CUDA context reserves what it later shares.
+address space that they never use. It ends when the bundle is loaded and warm, as rows have their
+own limits. On a GPU nothing is limited: a CUDA context reserves what it later shares.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from server.host import MIB
 from server.replica.shortage import short_of_memory
 from server.replica.worker import LoadRefused
 
-# Weights of one byte a value become float32 beside the file's own pages.
+# Weights with one byte for each value become float32, beside the pages of the file.
 WEIGHTS_TIMES = 5
-# Activations of a full batch while warming, and the tokenizer's tables (measured: 0.4 GiB for a
+# Activations of a full batch during warm-up, and the tokenizer's tables (measured: 0.4 GiB for a
 # bundle with 8,000-token texts).
 ROOM_BYTES = 4 << 30
 
 
 @dataclass(slots=True)
 class LoadLimit:
-    """`file` is what is being read, for the refusal; `limit_bytes` 0 when nothing is limited."""
+    """`file` is the file being read, for the refusal; `limit_bytes` 0: no limit."""
 
     limit_bytes: int = 0
     file: str = "the libraries"
@@ -40,10 +40,11 @@ class LoadLimit:
 
 @contextmanager
 def load_limit(bundle: Path, device: str, asked_mb: int) -> Iterator[LoadLimit]:
-    """Limits what this process may take beyond what it has now; `asked_mb` 0: by the weights."""
+    """Limits how much memory this process may take beyond its present use; `asked_mb` 0 derives the
+    limit from the weights."""
     found = LoadLimit()
     try:
-        import resource  # not on every platform
+        import resource  # does not exist on every platform
     except ImportError:
         yield found
         return
@@ -66,7 +67,7 @@ def load_limit(bundle: Path, device: str, asked_mb: int) -> Iterator[LoadLimit]:
 
 
 def _data_bytes() -> int:
-    """What RLIMIT_DATA counts, in use now; 0 where the kernel does not report it."""
+    """The memory in use that RLIMIT_DATA counts; 0 if the kernel does not report it."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     found = (line.split() for line in lines if line.startswith("VmData:"))
@@ -75,17 +76,18 @@ def _data_bytes() -> int:
 
 @contextmanager
 def memory_refused(limit: LoadLimit) -> Iterator[None]:
-    """Raises LoadRefused("memory") where memory ran short under a limit. Without one it is the
-    host's memory: the replica ends, and is started again."""
+    """Raises LoadRefused("memory") when memory runs out under a limit. Without a limit the host is
+    short of memory: the replica ends, and is started again."""
     try:
         yield
-    except Exception as error:  # of any class: a library may raise its own; each goes on
+    # Of any class, as a library may raise its own; all others are raised again.
+    except Exception as error:
         if limit.limit_bytes and (short_of_memory(error) or _no_room(error)):
             raise LoadRefused("memory", limit.message()) from error
         raise
 
 
 def _no_room(error: Exception) -> bool:
-    """Of a map of a file, or of a thread's stack."""
+    """Whether a map of a file or the stack of a thread could not be allocated."""
     no_map = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return no_map or "can't start new thread" in str(error)

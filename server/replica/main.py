@@ -1,4 +1,4 @@
-"""One replica: the stamped pipeline on one device behind the front's socket.
+"""One replica: the stamped pipeline on one device, connected to the front by a socket.
 
     python -P server/child_process.py server.replica.main --fd N --bundle DIR ...
 
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
-    """Never returns, unless it only writes examples. `process` is how this process was made, for
+    """Never returns, unless it only writes examples. `process` is how this process was started, for
     `server status`."""
     arguments = parse(argv)
     if arguments.golden_examples:
@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None, process: str = ALONE) -> None:
 
 
 def golden_examples(bundle: str) -> inference_pb2.PredictRequest:
-    """The golden inputs of a bundle as examples of a request, for loads of realistic content; needs
-    no torch. Raises BundleRefused."""
+    """The golden inputs of a bundle as examples of a request, for loads with realistic content;
+    torch is not needed. Raises BundleRefused."""
     from pipelines.bundle import golden_file
     from pipelines.bundle.contents import read_contents
 
@@ -110,16 +110,16 @@ def golden_examples(bundle: str) -> inference_pb2.PredictRequest:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The libraries of this process. `cuda_initialised` is of this moment; `changed` is which of
-    them is installed in another version than the one imported, or ""."""
+    """The libraries of this process. `cuda_initialised` is the state at this moment; `changed`
+    names a library whose installed version is no longer the imported one, or ""."""
 
     cuda_initialised: Callable[[], bool]
     changed: Callable[[], str]
 
 
 def preload() -> Imported:
-    """Import all that a replica imports, and compute nothing: no thread is started, no device is
-    looked at, so that replicas can be forked."""
+    """Import everything that a replica imports, and compute nothing: no thread is started and no
+    device is used, so that replicas can be forked."""
     import torch
     from PIL import Image
 
@@ -128,7 +128,7 @@ def preload() -> Imported:
 
     Image.init()
     libraries = stamp.running_libraries()
-    stamp.running_code()  # compiles every source once, for the comparison with what is in memory
+    stamp.running_code()  # compiles every source once, for the comparison with the code in memory
 
     def changed() -> str:
         installed = stamp.installed_libraries()
@@ -145,7 +145,7 @@ def preload() -> Imported:
 
 
 def decoders_for(asked: int, replicas: int) -> int:
-    """At least two: a part that takes long must not keep the row behind it waiting."""
+    """The number of decoders, at least two: a slow part must not delay the row after it."""
     return max(2, asked or host.cores()[0] // replicas)
 
 
@@ -153,10 +153,10 @@ def decoders_for(asked: int, replicas: int) -> int:
 
 
 def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE) -> Loaded:
-    """Raises LoadRefused for a bundle, device or setting that cannot be served."""
+    """Load the bundle. Raises LoadRefused for a bundle, device or setting that cannot be served."""
     progress("importing the libraries", 0.0)
     nursery = Nursery()
-    nursery.start()  # it imports what decoding needs while this process imports torch
+    nursery.start()  # it imports the decoding libraries while this process imports torch
     import torch
 
     from pipelines.bundle.skew import SkewWatch
@@ -209,7 +209,7 @@ def load(arguments: argparse.Namespace, progress: Progress, process: str = ALONE
 
 
 def _decoders(count: int, pipeline: Pipeline, nursery: Nursery) -> PartDecoders:
-    """Raises LoadRefused where no decoder can be started."""
+    """Start the decoders. Raises LoadRefused if none can be started."""
     from server.replica.decoding.parts import PartDecoders
 
     try:
@@ -229,9 +229,9 @@ def _warmed(
     model: PipelineModel, device: str, arguments: argparse.Namespace, progress: Progress
 ) -> tuple[Budget, str]:
     """(budget of a forward, reason): measured on a GPU unless it was given. The largest batch has
-    been computed then, so its memory is no longer free.
+    then been computed, so its memory is allocated.
 
-    Raises LoadRefused where not even one row fits.
+    Raises LoadRefused if not even one row fits.
     """
     budget, why = budget_for(device, arguments.batch_rows, arguments.batch_cost)
     if device == "cpu":
@@ -249,7 +249,7 @@ def _warmed(
 
 
 def _recorded(model: PipelineModel, pipeline: Pipeline, arguments: argparse.Namespace) -> str:
-    """Records the small forwards where that saves launches; returns what was done, and why."""
+    """Record the small forwards where that saves launches; returns what was done, and why."""
     from pipelines.models.graphs import choose_capture
 
     asked = not arguments.no_cuda_graphs
@@ -258,7 +258,7 @@ def _recorded(model: PipelineModel, pipeline: Pipeline, arguments: argparse.Name
 
 
 class _Placed:
-    """The weights where a holder has them on the device; `found` is what came of asking."""
+    """The weights, if a holder has them on the device; `found` is the result of asking for them."""
 
     def __init__(self, path: Path | None, stamp: str) -> None:
         self._path = path
@@ -271,20 +271,21 @@ class _Placed:
 
 
 def open_bundle(arguments: argparse.Namespace, progress: Progress) -> Bundle:
-    """Raises BundleRefused, LoadRefused."""
+    """Open the bundle. Raises BundleRefused, LoadRefused."""
     from pipelines.bundle.bundle import Bundle
     from pipelines.bundle.digests import DigestCache
 
     trusted = _trusted(arguments.require_signature)
     if arguments.digests is None:
         return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, None, trusted)
-    # Of N replicas that start together one hashes what is large, and the others find it done.
+    # When N replicas start together, one hashes the large files, and the others find the digests.
     with DigestCache.turn(arguments.digests, Path(arguments.bundle), progress) as cache:
         return Bundle.open(arguments.bundle, arguments.allow_dirty, progress, cache, trusted)
 
 
 def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
-    """Raises LoadRefused for keys that cannot be read: without them nothing may be served."""
+    """The trusted keys. Raises LoadRefused for keys that cannot be read: without them nothing may
+    be served."""
     if path is None:
         return ()
     from pipelines.bundle.signature import read_trusted
@@ -298,9 +299,10 @@ def _trusted(path: Path | None) -> tuple[TrustedKey, ...]:
 
 
 def _check_fit(device: str, sharing: int, arguments: argparse.Namespace, tensors: Any) -> None:
-    """Whether the pool fits on an empty device; the front has compared it with what is free."""
+    """Check that the pool fits on an empty device; the front has compared it with the free
+    memory."""
     if device == "cpu":
-        return  # host memory was checked by the front, for all replicas together
+        return  # the front has checked host memory, for all replicas together
     import torch
 
     parameters = sum(tensor.numel() for tensor in tensors)
@@ -312,7 +314,8 @@ def _check_fit(device: str, sharing: int, arguments: argparse.Namespace, tensors
 
 
 def _text_bytes(device: str, sharing: int, replicas: int) -> tuple[int, str]:
-    """What is free now: the weights are there, and the largest batch has been computed."""
+    """The memory for texts, from what is free now: the weights are loaded, and the largest batch
+    has been computed."""
     if device == "cpu":
         return placement.text_bytes(host.available_bytes()[0], replicas, "of host memory")
     import torch

@@ -1,7 +1,8 @@
-"""What a replica needs of a model: four stages that overlap, texts that are written step by step.
+"""The interface of a model in a replica: four stages that overlap, and texts that are generated
+step by step.
 
-Two things have this shape: the stamped pipeline (server/replica/main.py) and the small ones of
-tests.
+Both the stamped pipeline (server/replica/pipeline_model.py) and the small models of tests implement
+it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any, Literal, Protocol
 from proto import inference_pb2, replica_pb2
 from server.replica.fault_guard import Failed
 
-# How a row is decoded: by any thread at once, because only Python reads it and it is small; by a
-# decoder, in a short time; or by a decoder, but never by the last one that is free.
+# How a row is decoded. Direct: by any thread at once, because it is small and only Python reads it.
+# Light: by a decoder, in a short time. Heavy: by a decoder, but never by the last free one.
 Lane = Literal["direct", "light", "heavy"]
 
 
 class Rejected(Failed):
-    """The row's own fault, found while decoding it."""
+    """An error of the row itself, found while it is decoded."""
 
     def __init__(self, field: str, reason: str, message: str) -> None:
         super().__init__(
@@ -41,47 +42,47 @@ class Ready:
 
 
 class Text(Protocol):
-    """A text being written."""
+    """A text being generated."""
 
     @property
     def finished(self) -> bool: ...
     def take(self) -> str:
-        """What was written since the last call."""
+        """The text since the last call."""
 
     def cancel(self) -> None:
-        """From any thread; takes effect at the next step."""
+        """Cancel the text, from any thread; takes effect at the next step."""
 
 
 class Model(Protocol):
     def lane(self, example: bytes) -> Lane:
-        """Of a serialized trefoil.v1.Example, whatever is in it. By the thread that receives rows,
-        so it looks at headers only."""
+        """The lane of a serialized trefoil.v1.Example, whatever it contains. The receiving thread
+        calls it, so it reads headers only."""
 
     def enter_thread(self) -> None:
-        """The first call of every thread that uses the model."""
+        """Must be the first call of every thread that uses the model."""
 
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         """`example` is a serialized trefoil.v1.Example. Thread-safe. Raises Rejected."""
 
     def forward(self, rows: Sequence[Any]) -> Any:
-        """Collate and compute, or only begin to compute. Called by one thread."""
+        """Collate and compute, or only start to compute. Called by one thread."""
 
     def wait(self, found: Any) -> None:
-        """Return when what `forward` began is computed."""
+        """Return when the forward that `forward` started is complete."""
 
     def finish(self, found: Any) -> list[replica_pb2.Done]:
         """Outcome, features and stamp of each row, in order. Called by one other thread."""
 
     def startable(self, rows: Sequence[Any]) -> int:
-        """How many of these texts, in order, `start` can begin together now. 0: they wait for one
-        that ends."""
+        """How many of these texts, in order, `start` can begin together now. 0: they wait for a
+        text that ends."""
 
     def start(self, rows: Sequence[Any]) -> Sequence[Text]:
-        """Begin texts beside those that are being written; `step` may have to go on reading them.
-        By the thread of `forward`."""
+        """Begin texts beside those being generated; `step` may have to continue reading them.
+        Called by the thread of `forward`."""
 
     def text_bytes(self) -> tuple[int, int]:
-        """Memory that the texts being written take, and may take. From any thread."""
+        """(memory that the texts use, memory that they may use). May be called from any thread."""
 
     def step(self) -> None:
         """Write one token of every live text."""
@@ -90,7 +91,8 @@ class Model(Protocol):
         """The last message about a text: finish reason, tokens, features, stamp."""
 
     def probe(self, mixes: Sequence[str]) -> Iterator[replica_pb2.MixProbe]:
-        """Golden answers and speed of these mixes (none: all), one after the other."""
+        """Golden answers and speed of these mixes (without any: of all mixes), one after the
+        other."""
 
     def broken_by(self, error: Exception) -> bool:
-        """Whether nothing this process computes from now on can be trusted."""
+        """Whether all later results of this process are untrustworthy."""

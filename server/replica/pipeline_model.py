@@ -1,5 +1,5 @@
-"""The pipeline as the model of a replica, and its messages both ways. Imports pipelines late, like
-main.py beside it."""
+"""The pipeline as the model of a replica, with the conversion of messages in both directions.
+Imports pipelines late, like main.py beside it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
     from pipelines.types import Modality, Part, PartUsed, Prediction, Prepared, Sample, Task
     from server.replica.decoding.parts import PartDecoders
 
-LIGHT_EXAMPLE_BYTES = 2 << 20  # a larger one is heavy, whatever is in it: it is not parsed twice
-RECORDING_S = 10.0  # all recordings of a replica together: a start does not wait longer for them
+# A larger example is heavy without a look inside, so that it is not parsed twice.
+LIGHT_EXAMPLE_BYTES = 2 << 20
+RECORDING_S = 10.0  # for all recordings of a replica together: a start waits no longer for them
 ENCODINGS = {inference_pb2.PcmFormat.S16LE: "s16le", inference_pb2.PcmFormat.F32LE: "f32le"}
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
 
 @dataclass(eq=False)
 class PipelineModel:
-    """The Model (server/replica/model.py) a pipeline makes. `shared_bytes` of the
-    weights are another process's memory."""
+    """Makes a pipeline a Model (server/replica/model.py). `shared_bytes` of the weights are another
+    process's memory."""
 
     pipeline: Pipeline
     decoders: PartDecoders
@@ -58,14 +59,14 @@ class PipelineModel:
         device.enter_thread(self.pipeline.backbone.device)
 
     def set_aside(self, text_bytes: int) -> None:
-        """Bounds the memory of texts; none is being written."""
+        """Limits the memory of texts. Call it while no text is being generated."""
         self._most_text_bytes = text_bytes
         self._writing = self.pipeline.writing(text_bytes)
 
     def record(self, capture: Capture, texts: int) -> str:
-        """Records small batches, and steps of up to so many texts; none is being written. Returns
-        which, and why not the others. Memory stays free for the largest warm batch and for the
-        texts of no recording."""
+        """Records small batches, and steps of up to `texts` texts. Call it while no text is being
+        generated. Returns what was recorded, and why the rest was not. Memory stays free for the
+        largest warm batch and for the texts that no recording covers."""
         import torch
 
         from pipelines.models.graphs import GraphRecorder
@@ -76,14 +77,14 @@ class PipelineModel:
         try:
             record_steps(self.pipeline, self._writing, recorder, texts, most)
             record_batches(self.pipeline, recorder)
-        except torch.OutOfMemoryError:  # for the buffers themselves
+        except torch.OutOfMemoryError:  # the buffers themselves did not fit
             self.set_aside(most)
             self.pipeline.backbone.recorded = None
             return "not recorded: memory ends"
         return str(recorder)
 
     def _activation_bytes(self) -> int:
-        """The most that was in use beside the weights."""
+        """The most memory that was in use besides the weights."""
         import torch
 
         device = self.pipeline.backbone.device
@@ -94,17 +95,19 @@ class PipelineModel:
 
     @property
     def _own_bytes(self) -> int:
-        """Of the weights: the allocator of this process knows no others."""
+        """Bytes of the weights that this process allocated: its allocator does not count shared
+        ones."""
         return max(0, self.pipeline.weight_bytes - self.shared_bytes)
 
     def warm(self, rows: int) -> None:
-        """Runs every mix alone, a full mixed batch and a text: no caller is the first."""
+        """Runs every mix alone, a full mixed batch and a text, so that no caller's row is the
+        first."""
         from pipelines.bundle import golden_file
 
         samples = [case.sample for case in golden_file.read(self.pipeline.bundle)[0]]
         for sample in samples:
             self.pipeline.predict([sample])
-        # In one forward: `predict` would split it.
+        # In one forward, which `predict` would split.
         self.pipeline.score([self.pipeline.prepare(s) for s in (samples * rows)[:rows]])
         text = replace(self._richest(), task="generate", max_new_tokens=2)
         for _ in self.pipeline.generate(text):
@@ -112,18 +115,18 @@ class PipelineModel:
 
     @property
     def longest_warm(self) -> int:
-        """Tokens of a row of `measure`."""
+        """Tokens of a row in `measure`."""
         return self.pipeline.prepare(self._richest()).tokens
 
     def measure(self, rows: int) -> float | None:
-        """Seconds of a forward of so many rows of every modality, the shorter of two; None where
-        memory ends."""
+        """Seconds of a forward of `rows` rows with all modalities (the shorter of two runs); None
+        if memory is exhausted."""
         import torch
 
         prepared = [self.pipeline.prepare(self._richest())] * rows
         took = []
         try:
-            for _ in range(3):  # the first one allocates
+            for _ in range(3):  # the first one allocates memory
                 began = time.perf_counter()
                 self.pipeline.forward(self.pipeline.collate(prepared)).wait()
                 took.append(time.perf_counter() - began)
@@ -133,7 +136,7 @@ class PipelineModel:
         return min(took[1:])
 
     def memory(self) -> str:
-        """What the weights take, and on a GPU the most that has been in use."""
+        """A sentence on the memory of the weights, and on a GPU the most that has been in use."""
         import torch
 
         backbone = self.pipeline.backbone
@@ -180,7 +183,7 @@ class PipelineModel:
         try:
             return self.decoders.lane(sample_of(replica_pb2.Work(), example).parts)
         except Rejected:
-            return "direct"  # to be refused
+            return "direct"  # it will be refused
 
     def prepare(self, work: replica_pb2.Work, example: bytes) -> Ready:
         from pipelines.errors import BadInput
@@ -191,7 +194,7 @@ class PipelineModel:
                 row = self.pipeline.prepare(sample, decode_part)
         except BadInput as error:
             if short_of_memory(error):
-                raise  # not the input's fault: fault_guard answers
+                raise  # not a fault of the input: fault_guard answers
             raise Rejected(error.field, error.reason, error.message) from error
         return Ready(row, row.tokens, row.decode_ms, row.preprocess_ms, row.modalities)
 
@@ -251,7 +254,8 @@ class PipelineModel:
             yield filled(replica_pb2.MixProbe, found)
 
     def broken_by(self, error: Exception) -> bool:
-        """After a CUDA error other than lack of memory every later call fails or lies."""
+        """True after a CUDA error other than lack of memory: every later call fails or gives wrong
+        results."""
         import torch
 
         if isinstance(error, torch.OutOfMemoryError):
@@ -290,7 +294,7 @@ def limits_of(pipeline: Pipeline) -> Iterator[tuple[str, float]]:
 
 
 def sample_of(work: replica_pb2.Work, payload: bytes) -> Sample:
-    """Raises Rejected for bytes that are not an Example."""
+    """The sample of a row. Raises Rejected for bytes that are not an Example."""
     from pipelines.types import Sample
 
     example = inference_pb2.Example()

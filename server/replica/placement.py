@@ -1,27 +1,28 @@
-"""Which device and how many threads a replica computes with, and whether it fits there. The caller
-passes in what the machine has."""
+"""Chooses the device and the number of threads of a replica, and checks whether it fits there. The
+caller passes in the figures of the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 MIB = 1 << 20
-# CUDA context and libraries of one process, and room for activations beside the weights.
+# CUDA context and libraries of one process, and space for activations beside the weights.
 CONTEXT_BYTES = 700 * MIB
 ACTIVATION_SHARE = 0.15
-# Bytes of a number in each format a model runs in.
+# Bytes of one number in each dtype that a model runs in.
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# With fewer parameters a GPU runs float32 too: as pipelines/models/device.py chooses (tested).
+# With fewer parameters a GPU runs float32 too, as pipelines/models/device.py chooses (a test
+# compares both).
 FEW_PARAMETERS = 100_000_000
-# Of the memory that is free once a replica is warm: what the texts it writes may take. The rest is
-# for batches that are larger than the one it was warmed with, and for other processes.
+# Share of the free memory of a warm replica that its texts may take. The rest is for batches larger
+# than the one it was warmed with, and for other processes.
 TEXT_SHARE = 0.5
 
 
 def devices(asked: str, cuda_count: int) -> tuple[tuple[str, ...], str]:
-    """(the devices a pool goes round, reason) for auto, cpu, cuda or cuda:0,1.
+    """(the devices over which a pool is spread, reason) for auto, cpu, cuda or cuda:0,1.
 
-    Raises ValueError for what is not there.
+    Raises ValueError for a device that does not exist.
     """
     every = tuple(f"cuda:{index}" for index in range(cuda_count))
     if asked == "cpu":
@@ -39,22 +40,23 @@ def devices(asked: str, cuda_count: int) -> tuple[tuple[str, ...], str]:
 
 
 def place(names: Sequence[str], index: int, replicas: int) -> tuple[str, int, str]:
-    """(device of this replica, how many of the pool share it, reason): round robin."""
+    """(device of this replica, how many replicas of the pool share it, reason), in round-robin
+    order."""
     place = index % len(names)
     sharing = len(range(place, replicas, len(names)))
     return names[place], sharing, f"replica {index} of {replicas} over {', '.join(names)}"
 
 
 def run_bytes(asked: str, on_gpu: bool, parameters: int) -> int:
-    """What weights of so many parameters take in the format they run in, which is often half of
-    what is stored, or twice. An unknown format counts as the largest: the replica refuses it."""
+    """Bytes of the weights in the dtype they run in, which is often half or twice what is stored.
+    An unknown dtype counts as the largest: the replica refuses it."""
     auto = "bfloat16" if on_gpu and parameters >= FEW_PARAMETERS else "float32"
     return parameters * SIZES.get(auto if asked == "auto" else asked, max(SIZES.values()))
 
 
 def needed(weight_bytes: int, shared: bool) -> tuple[int, int]:
-    """Bytes on a device, as far as known before anything is measured: (once, for each replica).
-    Shared weights are there once, in a process that has a context of its own."""
+    """(bytes needed once, bytes for each replica) on a device, as far as known before any
+    measurement. Shared weights are there once, in a process with its own context."""
     each = int(weight_bytes * ACTIVATION_SHARE) + CONTEXT_BYTES
     return (weight_bytes + CONTEXT_BYTES, each) if shared else (0, weight_bytes + each)
 
@@ -62,8 +64,8 @@ def needed(weight_bytes: int, shared: bool) -> tuple[int, int]:
 def misfit(
     weight_bytes: int, sharing: int, free_bytes: int, shared: bool, where: str = "one device"
 ) -> str:
-    """Why so many replicas do not fit into what is free on a device, with the numbers; "" when they
-    do. `weight_bytes` as they run."""
+    """Why this many replicas do not fit into the free memory of a device, with the numbers; "" if
+    they do. `weight_bytes` in the dtype they run in."""
     once, each = needed(weight_bytes, shared)
     if once + each * sharing <= free_bytes:
         return ""
@@ -77,7 +79,7 @@ def misfit(
 
 
 def text_bytes(free: int, sharing: int, where: str) -> tuple[int, str]:
-    """(memory for the keys and values of one replica's texts, reason) of `free` bytes that
+    """(memory for the keys and values of one replica's texts, reason), from `free` bytes that
     `sharing` replicas share."""
     found = int(free * TEXT_SHARE / sharing)
     return found, (
@@ -87,8 +89,8 @@ def text_bytes(free: int, sharing: int, where: str) -> tuple[int, str]:
 
 
 def threads_for(asked: int, replicas: int, cores: tuple[int, str]) -> tuple[int, str]:
-    """(torch threads of one replica, reason). Two replicas of one thread beat one of two, so the
-    cores are divided among the replicas. `cores` is of server/host.py."""
+    """(torch threads of one replica, reason). Two replicas with one thread are faster than one with
+    two, so the cores are divided among the replicas. `cores` comes from server/host.py."""
     count, reason = cores
     if asked:
         return asked, "as configured"

@@ -1,11 +1,12 @@
-"""Is an error a lack of memory? Imports nothing, because the decoder processes ask too."""
+"""Decides whether an error is a lack of memory. Imports nothing, because decoder processes use it
+too."""
 
 from __future__ import annotations
 
 
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether an allocation failed, in Python, NumPy or torch (which has no class of its own for
-    the CPU); also where a decoder made another error of it."""
+    the CPU), or whether such a failure is the cause of a decoder's error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

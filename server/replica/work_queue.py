@@ -1,12 +1,12 @@
-"""What lies before a replica's threads: rows to decode, rows to compute, probes.
+"""The queue of a replica's threads: rows to decode, rows to compute, probes.
 
-Decoders take rows from it and bring them back decoded; the computing thread asks what to do next.
-Heavy rows never take the last decoder, so a row behind them need not wait until they are decoded.
+Decoders take rows from it and return them decoded; the computing thread asks what to do next. Heavy
+rows never take the last decoder, so a row after them need not wait until they are decoded.
 
 On shared cores the computing thread decodes direct rows too while it has nothing to compute, and
 the forward waits while all decoders are busy, up to a full batch and for PATIENCE_S: it could not
 run faster, and the rows being decoded join the same forward. On separate cores the forward takes
-what is ready.
+the rows that are ready.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Any, Literal
 from proto import replica_pb2
 from server.replica.model import Lane, Ready
 
-# What the computing thread does next: run a probe, decode a row, compute a batch, only write texts.
+# What the computing thread does next: run a probe, decode a row, compute a batch, or only generate
+# texts.
 Next = tuple[Literal["probe", "decode", "compute", "write"], Any]
-PATIENCE_S = 0.25  # most that a decoded row waits for others that are being decoded
+PATIENCE_S = 0.25  # the longest that a decoded row waits for rows being decoded
 
 
 @dataclass(slots=True, eq=False)
@@ -44,15 +45,15 @@ def begun(rows: Sequence[WorkRow]) -> replica_pb2.FromReplica:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """`shared_cores`: decoding takes its time from the same cores as computing."""
+    """`shared_cores`: decoding and computing run on the same cores."""
 
     decoders: int
     shared_cores: bool
 
 
 class WorkQueue:
-    """# Invariant: a row is undecoded, in the hands of one thread, or ready; `_decoding` counts
-    those in the hands of decoders, `_heavy` the heavy ones among them."""
+    """# Invariant: a row is undecoded, held by one thread, or ready; `_decoding` counts the rows
+    held by decoders, `_heavy` the heavy ones among them."""
 
     def __init__(self, crew: Crew, rows: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._crew = crew
@@ -70,7 +71,7 @@ class WorkQueue:
     def put(self, rows: Sequence[WorkRow]) -> None:
         with self._for_decoders:
             self._undecoded.extend(rows)
-            # One thread for one row: waking a second costs as much as decoding a short text.
+            # One thread for one row: waking a second one costs as much as decoding a short text.
             helps = (
                 self._crew.shared_cores
                 and self._computer_waits
@@ -87,7 +88,7 @@ class WorkQueue:
             self._for_computer.notify()
 
     def take_undecoded(self) -> WorkRow:
-        """For decoders; waits."""
+        """The next row for a decoder; waits for one."""
         with self._for_decoders:
             while (row := self._takeable()) is None:
                 self._for_decoders.wait()
@@ -103,18 +104,18 @@ class WorkQueue:
         return next((row for row in self._undecoded if row.lane != "heavy"), None)
 
     def decoded(self, row: WorkRow) -> None:
-        """A decoder brings its row back, to be computed unless it has failed."""
+        """A decoder returns its row, to be computed unless it has failed."""
         with self._for_computer:
             self._decoding -= 1
             if row.lane == "heavy":
                 self._heavy -= 1
-                self._for_decoders.notify()  # another may be taken now
+                self._for_decoders.notify()  # another row may be taken now
             if row.ready is not None:
                 self._append(row)
             self._for_computer.notify()
 
     def keep(self, row: WorkRow) -> None:
-        """The computing thread has decoded a row itself."""
+        """Add a row that the computing thread has decoded itself."""
         with self._for_computer:
             self._append(row)
 
@@ -123,7 +124,7 @@ class WorkQueue:
         self._ready.append(row)
 
     def next(self, writing: bool) -> Next:
-        """For the computing thread; waits unless texts are being written."""
+        """The next action of the computing thread; waits unless texts are being generated."""
         with self._for_computer:
             while True:
                 if self._probes:
@@ -148,7 +149,7 @@ class WorkQueue:
         return next((row for row in self._undecoded if row.lane == "direct"), None)
 
     def _stands_back_s(self) -> float:
-        """Seconds for which the rows that are ready wait for those that are being decoded."""
+        """Seconds for which the ready rows wait for those being decoded."""
         if not self._crew.shared_cores or len(self._ready) >= self._rows:
             return 0.0
         if self._takeable() is None and self._decoding < self._crew.decoders:
@@ -161,6 +162,7 @@ class WorkQueue:
             return rows
 
     def put_back(self, rows: Iterable[WorkRow]) -> None:
-        """Decoded rows that were too many for this batch; they are the first of the next."""
+        """Put back decoded rows that did not fit into this batch; they come first in the next
+        one."""
         with self._for_computer:
             self._ready.extendleft(reversed(list(rows)))

@@ -1,6 +1,6 @@
-"""The life of a replica process, whatever model it holds: load, send hello, answer until the end.
+"""The life of a replica process, for any model: load, send hello, answer until the end.
 
-It ends when the front is gone, on a stop message, or on an error after which no result can be
+It ends when the front is gone, on a stop message, or on an error after which results cannot be
 trusted.
 """
 
@@ -29,22 +29,22 @@ from server.replica.link import HEARTBEAT_S, Inbox, ReplicaLink
 from server.replica.model import Model
 from server.replica.work_queue import Crew
 
-MEMORY_EVERY = 5  # heartbeats; measuring what is shared costs 3 ms
+MEMORY_EVERY = 5  # heartbeats; measuring shared memory costs 3 ms
 EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h
 
-# A step of loading, and how much of it is done.
+# A step of loading, and its progress.
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Settings of any replica, from the command line."""
+    """Settings of any replica, from its command line."""
 
     fd: int
     index: int
     decoders: int
     generations: int
-    look_s: float = 60.0  # between looks at itself
+    look_s: float = 60.0  # time between its checks of itself
     log_format: str = "text"
     log_level: str = "info"
 
@@ -54,9 +54,9 @@ class Loaded:
     model: Model
     hello: replica_pb2.Hello
     budget: Budget
-    shared_cores: bool  # the forward computes on the cores that decode
-    figures: Callable[[], dict[str, Any]]  # fields of Load: of the device, of the decoders
-    watch: IntegrityWatch  # is it still what was loaded?
+    shared_cores: bool  # decoding and the forward run on the same cores
+    figures: Callable[[], dict[str, Any]]  # fields of Load about the device and the decoders
+    watch: IntegrityWatch  # compares this process with what it loaded
 
 
 class LoadRefused(Exception):
@@ -70,7 +70,7 @@ class LoadRefused(Exception):
 
 def serve(settings: WorkerSettings, load: Callable[[Progress], Loaded]) -> None:
     """Never returns. `load` may raise LoadRefused."""
-    # A terminal's Ctrl-C and a service manager's SIGTERM are the front's to interpret.
+    # Ctrl-C in a terminal and a service manager's SIGTERM are for the front to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     decoding: set[str] = set()

@@ -1,1 +1,1 @@
-"""From the bytes of a request to rows of work, and from outcomes to responses."""
+"""Turns the bytes of a request into rows of work, and outcomes into responses."""

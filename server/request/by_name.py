@@ -1,4 +1,4 @@
-"""Messages made of plain data whose fields have the same names."""
+"""Fills messages from plain data whose fields have the same names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ M = TypeVar("M", bound=Message)
 
 
 def filled(kind: type[M], source: Any, **others: Any) -> M:
-    """A message with each field of the dataclass `source` that it has too, parts included; `others`
-    are the fields that differ, and go before."""
+    """A message with each field that the dataclass `source` has too, nested ones included; `others`
+    are the fields that differ, and override those of `source`."""
     for name, part in _shared(cast(Hashable, kind), cast(Hashable, type(source))):
         if name not in others:
             value = getattr(source, name)
@@ -29,7 +29,8 @@ def filled(kind: type[M], source: Any, **others: Any) -> M:
 
 @cache
 def _shared(kind: Any, source: Any) -> tuple[tuple[str, type[Message] | None], ...]:
-    """(the field's name, the class of its messages) of what both have; maps count as plain."""
+    """(the field's name, its message class) of the fields that both have; maps count as plain
+    values."""
     described = kind.DESCRIPTOR.fields_by_name
     found = []
     for name in (field.name for field in fields(source) if field.name in described):

@@ -1,4 +1,4 @@
-"""Who calls, until when, and as part of which trace: read once from the call's context."""
+"""The caller, its deadline and its trace, read once from the call's context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`peer` is one connection, `host` one machine, `client` what telemetry calls the caller."""
+    """`peer` is one connection, `host` one machine, `client` the caller's name in telemetry."""
 
     peer: str
     host: str
@@ -27,7 +27,8 @@ class Caller:
 
 
 def caller_of(context: Any) -> Caller:
-    """From a grpc.aio servicer context (whose type grpc does not export with annotations)."""
+    """The caller from a grpc.aio servicer context (whose type grpc does not export with
+    annotations)."""
     metadata = {key: value for key, value in context.invocation_metadata() or ()}
     peer = context.peer()
     host = host_of(peer)

@@ -1,8 +1,8 @@
-"""Requests read one layer at a time, so that one bad example cannot spoil the others.
+"""Parses requests one layer at a time, so that one bad example does not affect the others.
 
-protobuf refuses a message whole when any string in it is not UTF-8. The classes here have the same
-field numbers with every string and every nested message as plain bytes: on the wire that is the
-same thing. They also hand the front each example as the bytes it forwards.
+protobuf refuses a whole message if any string in it is not UTF-8. The classes here have the same
+field numbers with every string and every nested message as plain bytes: the wire format of both is
+the same. The front also gets each example as the bytes that it forwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOOSE = (pb.PredictRequest, pb.GenerateRequest, pb.Example, pb.Part, pb.Feedbac
 
 
 def _loose_classes() -> dict[str, type[message.Message]]:
-    """The messages above, rebuilt with loose types in a pool of their own."""
+    """The messages above, rebuilt with loose types in a separate descriptor pool."""
     file = descriptor_pb2.FileDescriptorProto(name="trefoil/lazy.proto", syntax="proto3")
     file.package = "trefoil.v1"
     for strict in _LOOSE:
@@ -58,7 +58,7 @@ def parse_predict(data: bytes) -> Any:
 
 
 def request_id_of(data: bytes) -> str:
-    """The id to echo in a refusal; "" when it cannot be read either."""
+    """The id to repeat in a refusal; "" if it cannot be read either."""
     try:
         return text_of(parse_predict(data).request_id, "request_id")
     except Refused:
@@ -75,7 +75,7 @@ def parse_feedback(data: bytes) -> Any:
 
 
 def message_of(kind: type[Message], data: bytes, field: str = "request") -> Message:
-    """A whole message of one of our services, or Refused."""
+    """A whole message of one of this server's services. Raises Refused."""
     try:
         parsed: Message = kind.FromString(data)
     except message.DecodeError:
@@ -92,7 +92,7 @@ def text_of(data: bytes, field: str) -> str:
 
 
 def example_of(data: bytes, field: str) -> pb.Example:
-    """The example, or Refused naming the part and the field that cannot be read."""
+    """The example. Raises Refused, naming the part and the field that cannot be read."""
     try:
         example: pb.Example = pb.Example.FromString(data)
     except message.DecodeError:
@@ -101,7 +101,7 @@ def example_of(data: bytes, field: str) -> pb.Example:
 
 
 def _culprit(data: bytes, field: str) -> Fault:
-    """Which string of an unreadable example is not UTF-8."""
+    """The fault that names the string of an unreadable example that is not UTF-8."""
     example = _parse("Example", data, field)
     for index, raw in enumerate(example.parts):
         where = f"{field}.parts[{index}]"

@@ -1,7 +1,7 @@
-"""The limits of a request: the server's flags, and those of the bundle that serves.
+"""The limits of a request: those of the server's flags, and those of the serving bundle.
 
-Where both limit the same thing the smaller number is in force: what the bundle would refuse after
-decoding is refused before it is queued, and callers are shown each limit once.
+Where both limit the same quantity, the smaller number applies. So a part that the bundle would
+refuse after decoding is refused before it is queued, and callers see each limit once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from server.types import Facts
 
 Limit = tuple[str, float, str]  # name, value, unit
 
-# Fields of ServerConfig that callers are shown -> unit.
+# Fields of ServerConfig that callers see -> unit.
 UNITS = {
     "queue_rows": "rows",
     "max_message_bytes": "bytes",
@@ -39,7 +39,7 @@ def server_limits(config: ServerConfig) -> tuple[Limit, ...]:
 
 
 def in_force(limits: Iterable[Limit], facts: Facts | None) -> tuple[Limit, ...]:
-    """Each name once, with the smaller value of the server and the serving bundle."""
+    """Each limit once, with the smaller value of the server and the serving bundle."""
     found = {limit[0]: limit for limit in limits}
     for name, value, unit in facts.limits if facts is not None else ():
         known = found.get(name)
@@ -49,6 +49,6 @@ def in_force(limits: Iterable[Limit], facts: Facts | None) -> tuple[Limit, ...]:
 
 
 def most(config: ServerConfig, facts: Facts | None, name: str) -> int:
-    """The limit of this name that is in force."""
+    """The effective limit of this name."""
     values = [value for known, value, _ in facts.limits if known == name] if facts else []
     return int(min([getattr(config, name), *values]))

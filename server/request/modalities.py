@@ -1,4 +1,4 @@
-"""The modalities of a part, by name, with their number on the wire: the front's one list."""
+"""The modalities of a part, by name, with their numbers on the wire: the only list in the front."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from typing import Any
 from proto import inference_pb2 as pb
 from server.telemetry.outputs import outputs_of, times_of
 
-Plain = dict[str, Any]  # what json.dumps takes
+Plain = dict[str, Any]  # values that json.dumps accepts
 
-# Of each modality, beside those that every part has.
+# Fields of each modality, besides those that every part has.
 USED_FIELDS = {
     "text": ("tokens_used", "tokens_sent"),
     "image": ("width_used", "height_used", "width_sent", "height_sent", "frames_sent"),
@@ -20,7 +20,7 @@ USED_FIELDS = {
 
 
 def plain_prediction(result: pb.Result, stamp_name: str) -> Plain:
-    """Of a result that has a prediction."""
+    """The plain form of a result that has a prediction."""
     prediction = result.prediction
     found: Plain = {
         "prediction_id": result.prediction_id,
@@ -41,7 +41,8 @@ def plain_prediction(result: pb.Result, stamp_name: str) -> Plain:
 
 
 def plain_generation(event: pb.GenerateEvent, text: str) -> Plain:
-    """Of the last event of a stream and the `text` of those before it."""
+    """The plain form of a generated text, from the last event of a stream and the `text` before
+    it."""
     return {
         "prediction_id": event.prediction_id,
         "text": text,
@@ -57,7 +58,7 @@ def plain_generation(event: pb.GenerateEvent, text: str) -> Plain:
 
 
 def parts_used_of(messages: Iterable[pb.PartUsed]) -> list[Plain]:
-    """The fields of each part's own modality, and the warning where there is one."""
+    """For each part the fields of its modality, and its warning if there is one."""
     found = []
     for part in messages:
         modality = pb.Modality.Name(part.modality).lower()
@@ -77,7 +78,7 @@ def floats_of(embedding: pb.Embedding) -> list[float]:
 
 
 def short(value: float) -> float:
-    """float32 has about 7 digits; the rest is noise of its conversion."""
+    """Rounds to the 7 digits of float32; the rest is noise of its conversion."""
     if isinstance(value, int):
         return value
     return float(f"{value:.7g}")

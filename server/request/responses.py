@@ -1,4 +1,4 @@
-"""From outcomes to messages: the one place that knows both forms of an answer."""
+"""Turns outcomes into messages: the only module that knows both forms of an answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from server.request.by_name import filled
 from server.telemetry.outputs import outputs_of, times_of
 from server.types import PART_USED_FIELDS, Answer, Facts, Fault, Outcome
 
-# Trouble of the server or of the moment, not of the row: when it meets every row of a request the
-# request itself fails, so that ordinary gRPC retry policies see it.
+# Errors of the server or of the moment, not of the row. If such an error affects every row, the
+# request itself fails, so that ordinary gRPC retry policies apply.
 NOT_THE_ROWS = frozenset(
     (
         "UNAVAILABLE",
@@ -44,7 +44,7 @@ def result_message(outcome: Outcome, top_k: int = 0) -> pb.Result:
 
 
 def parts_used_messages(outcome: Outcome) -> list[pb.PartUsed]:
-    """Empty for a row that was not answered."""
+    """Empty for a row without an answer."""
     if outcome.answer is None:
         return []
     return [
@@ -54,8 +54,8 @@ def parts_used_messages(outcome: Outcome) -> list[pb.PartUsed]:
 
 
 def parts_used_json(outcome: Outcome) -> str:
-    """A JSON list, one object a part: the fields of PartUsed that are not zero, `modality` by its
-    name and `cut` always."""
+    """A JSON list with one object for each part: the nonzero fields of PartUsed, `modality` by its
+    name, and always `cut`."""
     found = []
     for part in outcome.parts_used:
         values = {name: getattr(part, name) for name in PART_USED_FIELDS}
@@ -66,7 +66,8 @@ def parts_used_json(outcome: Outcome) -> str:
 
 def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
     prediction = pb.Prediction(label=answer.label, **outputs_of(answer))
-    for score in answer.scores[: top_k or None]:  # by hand: twice as fast, for many labels
+    # Written out, which is twice as fast for many labels.
+    for score in answer.scores[: top_k or None]:
         prediction.scores.add(
             label=score.label, probability=score.probability, log_prob=score.log_prob
         )
@@ -77,9 +78,9 @@ def prediction_message(answer: Answer, top_k: int) -> pb.Prediction:
 
 
 def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:
-    """The stamp a batch was bound to; what is served now when `bound` is empty.
+    """The stamp to which a batch was bound; with an empty `bound`, the stamp that serves now.
 
-    A name is given only to the stamp it belongs to: after a swap the bound one may be the old one.
+    A name is only added to its own stamp: after a swap, the bound stamp may be the previous one.
     """
     if facts is None:
         return pb.Stamp(hex=bound)
@@ -89,7 +90,7 @@ def stamp_message(facts: Facts | None, bound: str = "") -> pb.Stamp:
 
 
 def placed(outcome: Outcome, field: str) -> Outcome:
-    """The same outcome with its fault's field as a path from the caller's message."""
+    """The same outcome, with the field of its fault as a path from the caller's message."""
     fault = outcome.fault
     if fault is None or fault.code in NOT_THE_ROWS:
         return outcome
@@ -98,7 +99,8 @@ def placed(outcome: Outcome, field: str) -> Outcome:
 
 
 def common_fault(outcomes: Sequence[Outcome]) -> Fault | None:
-    """The fault that the whole request fails with: that of a single row, or one of the whole."""
+    """The fault with which the whole request fails: that of its only row, or one that concerns the
+    whole request."""
     faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
     if len(faults) < len(outcomes):
         return None

@@ -15,12 +15,12 @@ STAMP_KEY = "trefoil-stamp"
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "trefoil"
 
-# Most clients refuse metadata beyond 8 KiB, and the message and the details are metadata: the one
-# percent-encoded (three times the bytes at most), the other in base64.
+# Most clients refuse metadata beyond 8 KiB. The message and the details are both metadata: the
+# former is percent-encoded (up to three times the bytes), the latter is base64.
 MOST_VIOLATIONS = 8
-LONGEST_MESSAGE = 500  # bytes of UTF-8, as the next two
+LONGEST_MESSAGE = 500  # bytes of UTF-8, as for the next two
 LONGEST_FIELD = 200
-MOST_DETAILS = 2000  # of all violations
+MOST_DETAILS = 2000  # for all violations together
 
 STATUS: dict[str, grpc.StatusCode] = {
     code.name: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK
@@ -42,7 +42,7 @@ def bad_input(field: str, reason: str, message: str) -> Fault:
 
 
 def status_of(fault: Fault) -> grpc.StatusCode:
-    """A code this table does not know is a bug of ours, so INTERNAL."""
+    """The gRPC status code. A code missing in the table is a bug of the server, so INTERNAL."""
     return STATUS.get(fault.code, grpc.StatusCode.INTERNAL)
 
 
@@ -53,7 +53,8 @@ def spoken(fault: Fault) -> str:
 
 
 def trimmed(text: str, longest: int) -> str:
-    """At most `longest` bytes of UTF-8, whole characters; callers choose much of these texts."""
+    """The text cut to `longest` bytes of UTF-8, in whole characters; callers choose much of these
+    texts."""
     data = text[:longest].encode(errors="replace")
     return data[:longest].decode(errors="ignore")
 
@@ -81,7 +82,7 @@ def _details(faults: Sequence[Fault], stamp: str) -> list[message.Message]:
 
 
 def _violations(faults: Sequence[Fault]) -> error_details_pb2.BadRequest:
-    """The first ones, as many as the metadata has room for."""
+    """The first violations, as many as fit into the metadata."""
     found = error_details_pb2.BadRequest()
     for fault in faults[:MOST_VIOLATIONS]:
         field = trimmed(fault.field, LONGEST_FIELD)
@@ -94,7 +95,7 @@ def _violations(faults: Sequence[Fault]) -> error_details_pb2.BadRequest:
 
 
 def _pack(detail: message.Message) -> any_pb2.Any:
-    """With its maps in order: every process gives the same bytes for the same refusal."""
+    """Packed with sorted maps: every process gives the same bytes for the same refusal."""
     packed = any_pb2.Any()
     packed.Pack(detail, deterministic=True)
     return packed

@@ -1,6 +1,6 @@
-"""Estimates the tokens of a part, and its modality, from its size and first bytes alone.
+"""Estimates the tokens of a part, and its modality, from only its size and first bytes.
 
-Nothing is decoded here: the estimate only orders and bounds the queue. The replica counts tokens
+Nothing is decoded here: the estimate only orders and limits the queue. The replica counts tokens
 exactly before it composes a batch.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from proto import inference_pb2 as pb
 from server.request.modalities import MODALITIES, NAMES
 
-# Rough rates of the Qwen-omni family: a token is about 4 bytes of text, a 28x28 cell of a picture
-# (a JPEG of ordinary quality spends about 150 bytes on it) or 40 ms of sound (1,280 bytes of
-# 16 kHz 16-bit PCM, about 160 of a compressed format).
+# Approximate rates of the Qwen-omni family: a token is about 4 bytes of text, a 28x28 cell of a
+# picture (about 150 bytes in a JPEG of ordinary quality) or 40 ms of sound (1,280 bytes of 16 kHz
+# 16-bit PCM, about 160 of a compressed format).
 TEXT_BYTES = 4
 IMAGE_BYTES = 150
 PCM_BYTES = 1280
 COMPRESSED_BYTES = 160
-# However well a picture is compressed, a bundle scales it to at most about this many cells.
+# A bundle scales a picture to at most about this many cells, however well it is compressed.
 MOST_IMAGE_TOKENS = 1280
 MOST_AUDIO_TOKENS = 1500
 

@@ -1,5 +1,5 @@
-"""Payloads too large for one message: received in chunks, kept in memory for a short time, put in
-place of `Part.upload_id` when a request names them. Knows no gRPC."""
+"""Payloads too large for one message: received in chunks, kept in memory for a short time, and
+inserted for `Part.upload_id` when a request names them. This module does not know gRPC."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LONGEST_MIME = 256  # bytes
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """`each` bounds one upload, `peer` what one host may hold at once, `total` all of them.
+    """`each` limits one upload, `peer` what one host may hold at once, `total` all uploads.
 
-    An upload costs memory beyond its bytes, so their number is bounded as well.
+    An upload costs memory beyond its bytes, so the number of uploads is limited too.
     """
 
     each_bytes: int = 64 << 20
@@ -43,17 +43,17 @@ class Upload:
 
 
 class Receiving:
-    """One upload on its way in. Its announced size is reserved until it is kept or given up."""
+    """One upload that is arriving. Its declared size is reserved until it is kept or given up."""
 
     def __init__(self, announced: int, sha256: str, mime: str = "") -> None:
         self.mime = mime
         self._announced = announced
         self._claim = sha256
         self._digest = hashlib.sha256()
-        self._data = bytearray()  # grows with what arrives, never with what is announced
+        self._data = bytearray()  # grows with the bytes that arrive, not with the declared size
 
     def add(self, chunk: bytes) -> None:
-        """Raises Refused when more arrives than was announced."""
+        """Raises Refused when more bytes arrive than were declared."""
         if len(self._data) + len(chunk) > self._announced:
             text = f"more than the announced {self._announced} bytes arrived"
             raise Refused(bad_input("header.total_bytes", "UPLOAD_LONGER_THAN_ANNOUNCED", text))
@@ -61,7 +61,7 @@ class Receiving:
         self._data += chunk
 
     def finish(self) -> tuple[bytes, str]:
-        """The content and its SHA-256; raises Refused when it is not what was announced."""
+        """The content and its SHA-256; raises Refused when it is not what was declared."""
         if len(self._data) != self._announced:
             text = f"{len(self._data)} of the announced {self._announced} bytes arrived"
             raise Refused(bad_input("header.total_bytes", "UPLOAD_SHORTER_THAN_ANNOUNCED", text))
@@ -73,7 +73,7 @@ class Receiving:
 
 
 class UploadStore:
-    """Finished uploads by id, and the bytes reserved by those still arriving.
+    """Finished uploads by id, and the bytes reserved by arriving ones.
 
     # Invariant: `_held[peer]` is what the peer's kept and arriving uploads may occupy, and the
     values sum to `_total`; `_counts[peer]` is their number. All change together in `_hold`.
@@ -88,7 +88,8 @@ class UploadStore:
         self._total = 0
 
     def reserve(self, peer: str, announced: int, sha256: str, mime: str = "") -> Receiving:
-        """Room for an upload, or Refused. Every reservation ends in `keep` or `give_up`."""
+        """Reserve space for an upload. Raises Refused. Every reservation ends in `keep` or
+        `give_up`."""
         self._expire()
         limits = self.limits
         if announced == 0:
@@ -112,7 +113,7 @@ class UploadStore:
         return Receiving(announced, sha256, mime)
 
     def keep(self, peer: str, received: Receiving) -> Upload:
-        """Raises Refused when the content is not what was announced; then give it up."""
+        """Raises Refused when the content is not what was declared; then call `give_up`."""
         data, digest = received.finish()
         expires = self._clock() + self.limits.ttl_s
         upload = Upload(secrets.token_hex(16), data, received.mime, digest, peer, expires)
@@ -138,7 +139,8 @@ class UploadStore:
         return Fault("RESOURCE_EXHAUSTED", "header.total_bytes", reason, text, wait_s)
 
     def _expire(self) -> None:
-        """Uploads are kept in the order in which they expire: a look costs what it removes."""
+        """Remove expired uploads. They are stored in the order of expiry, so the cost depends only
+        on the number removed."""
         now = self._clock()
         while self._kept and (first := next(iter(self._kept.values()))).expires <= now:
             del self._kept[first.id]

@@ -1,7 +1,7 @@
-"""From the bytes of a request to rows of Work: every check that needs no decoding.
+"""Turns the bytes of a request into rows of Work, with every check that does not need decoding.
 
-A fault of the request raises Refused; so does a row's own fault, which the caller keeps to that
-row. Field paths are those of the caller's message.
+An error of the request raises Refused; so does an error of a single row, which the caller of this
+module limits to that row. Field paths are those of the caller's message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.types import WORK_TERMS, Facts, Work, WorkTerms
 
 STAMP = re.compile(r"[0-9a-f]{64}")
 HEAD_BYTES = 16
-SLICES_BYTES = 4096  # of all tags of a row: they are stored with each of its predictions
+SLICES_BYTES = 4096  # bytes of all tags of a row, which are stored with each of its predictions
 LONGEST_ID = 256  # request ids, session ids, slice names and values, strings of a part
 PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 1, pb.HIGH: 0, pb.NORMAL: 1, pb.LOW: 2}
 TASKS = {pb.TASK_UNSPECIFIED: "classify", pb.CLASSIFY: "classify", pb.EMBED: "embed"}
@@ -42,14 +42,14 @@ class UploadsNamed:
 
 @dataclass(frozen=True, slots=True)
 class Terms(WorkTerms):
-    """Of one request, with what its rows have used up together."""
+    """The terms of one request, with what its rows have used up together."""
 
     uploads_named: UploadsNamed = field(default_factory=UploadsNamed)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request taken apart: its rows are still serialized examples."""
+    """A parsed request: its rows are still serialized examples."""
 
     request_id: str
     rows: tuple[bytes, ...]
@@ -70,7 +70,7 @@ def prediction_id(unix_ms: int | None = None) -> str:
 
 @dataclass(eq=False)
 class Validator:
-    """`facts` are those of the bundle that serves, whose limits count too."""
+    """`facts` are those of the serving bundle, whose limits apply too."""
 
     config: ServerConfig
     uploads: UploadStore
@@ -79,7 +79,7 @@ class Validator:
     facts: Callable[[], Facts | None] = lambda: None
 
     def predict(self, data: bytes, caller: Caller) -> ParsedRequest:
-        """Raises Refused for what concerns the request as a whole."""
+        """Raises Refused for errors that concern the request as a whole."""
         request = parse_predict(data)
         if request.task not in TASKS:
             raise Refused(bad_input("task", "UNKNOWN_TASK", f"there is no task {request.task}"))
@@ -105,9 +105,9 @@ class Validator:
         return self._call(request, (request.example,), terms, 0)
 
     def work(self, row: bytes, field: str, terms: Terms) -> Work:
-        """One row, uploads put in place; raises Refused when the row itself is at fault.
+        """One row, with its uploads inserted. Raises Refused for an error of the row itself.
 
-        Sizes come first: nothing is copied or hashed for a row that is too large.
+        Sizes are checked first: nothing is copied or hashed for a row that is too large.
         """
         example = example_of(row, field)
         if not example.parts:
@@ -137,7 +137,7 @@ class Validator:
         )
 
     def _named(self, example: pb.Example, field: str) -> dict[int, Upload]:
-        """The uploads of a row by the index of the part that names them."""
+        """The uploads of a row, by the index of the part that names them."""
         named: dict[int, Upload] = {}
         for index, part in enumerate(example.parts):
             where = f"{field}.parts[{index}]"
@@ -155,7 +155,8 @@ class Validator:
     def _check_size(
         self, row: bytes, named: dict[int, Upload], field: str, of_request: UploadsNamed
     ) -> None:
-        """The row with all it names, and the uploads that the whole request names."""
+        """Check the size of the row with its uploads, and that of the uploads of the whole
+        request."""
         more = sum(len(upload.data) for upload in named.values())
         _at_most(len(row) + more, self.config.ahead_bytes, field, "EXAMPLE_TOO_LARGE")
         in_all, limit = of_request.taken + more, self.config.queue_bytes
@@ -165,8 +166,8 @@ class Validator:
         of_request.taken = in_all
 
     def _weigh(self, part: pb.Part, field: str, upload: Upload | None) -> tuple[str, int]:
-        """Modality and estimated tokens of one part; raises Refused for what sizes can show.
-        A part that names an upload gets its type and hash where it gives none."""
+        """Modality and estimated tokens of one part. Raises Refused for errors that sizes can show.
+        A part that names an upload gets the upload's type and hash where it gives none."""
         if upload is not None:
             if part.sha256:
                 _check_claim(part.sha256, lambda: upload.sha256, field)
@@ -221,7 +222,7 @@ class Validator:
         return labels
 
     def _terms(self, request: Any, caller: Caller) -> Terms:
-        """The terms PredictRequest and GenerateRequest have in common."""
+        """The terms that PredictRequest and GenerateRequest have in common."""
         if request.priority not in PRIORITIES:
             text = f"there is no priority {request.priority}"
             raise Refused(bad_input("priority", "UNKNOWN_PRIORITY", text))
@@ -252,7 +253,7 @@ class Validator:
 
 
 def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
-    """Full stamps only: a short form would compare equal to more than one."""
+    """The pinned stamps. Only full stamps are accepted: a short form could match more than one."""
     for index, stamp in enumerate(raw):
         text = text_of(stamp, f"expected_stamps[{index}]")
         if not STAMP.fullmatch(text):
@@ -262,7 +263,7 @@ def _stamps(raw: Sequence[bytes]) -> Iterator[str]:
 
 
 def _check_claim(claim: str, digest: Callable[[], str], field: str) -> None:
-    """`digest` is asked for only when the claim is one at all."""
+    """Compare a claimed digest; `digest` is called only if there is a claim."""
     if not SHA256.fullmatch(claim):
         text = "sha256 must be 64 lower-case hex digits"
         raise Refused(bad_input(f"{field}.sha256", "SHA256_MALFORMED", text))

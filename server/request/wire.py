@@ -1,7 +1,7 @@
-"""An example whose uploads are put in place, written to the wire in one pass.
+"""Writes an example with its uploads inserted to the wire format in one pass.
 
-Setting `Part.data` would copy each upload into the message, and writing the message once more. Here
-each is copied once, into the bytes that go to the replica.
+Setting `Part.data` would copy each upload into the message, and serializing the message would copy
+it again. Here each upload is copied once, into the bytes that go to the replica.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LENGTH_DELIMITED = 2
 PARTS = bytes([pb.Example.PARTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
 DATA = bytes([pb.Part.DATA_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
 TEXT = bytes([pb.Part.TEXT_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
-# The same number in PredictRequest and in GenerateRequest.
+# These fields have the same numbers in PredictRequest and in GenerateRequest.
 EXAMPLE = bytes([pb.PredictRequest.EXAMPLES_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
 assert pb.PredictRequest.EXAMPLES_FIELD_NUMBER == pb.GenerateRequest.EXAMPLE_FIELD_NUMBER
 
@@ -26,8 +26,8 @@ Content = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class LoosePart:
-    """A part beside its content, which may lie in a larger buffer. `text`: it is the part's text,
-    in what should be UTF-8, else its data."""
+    """A part and its content, which may be a view of a larger buffer. `text`: the content is the
+    part's text (it should be UTF-8), otherwise its data."""
 
     head: pb.Part
     content: Content
@@ -37,7 +37,7 @@ class LoosePart:
 def request_of_parts(
     head: Message, parts: Sequence[LoosePart], slices: Mapping[str, str] | None = None
 ) -> bytes:
-    """The serialized `head`, a PredictRequest or a GenerateRequest, with one example of these
+    """The serialized `head` (a PredictRequest or a GenerateRequest) with one example of these
     parts. Each content is copied once."""
     pieces: list[Content] = []
     for part in parts:
@@ -51,7 +51,8 @@ def request_of_parts(
 
 
 def with_contents(example: pb.Example, contents: Mapping[int, bytes]) -> bytes:
-    """The serialized example with `contents[i]` as the data of part i; spoils `example`."""
+    """The serialized example with `contents[i]` as the data of part i; `example` must not be used
+    afterwards."""
     pieces: list[bytes] = []
     for index, part in enumerate(example.parts):
         content = contents.get(index)
@@ -68,7 +69,7 @@ def with_contents(example: pb.Example, contents: Mapping[int, bytes]) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth means that more follow."""
+    """Seven bits in each byte, the lowest first; the eighth bit means that more bytes follow."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

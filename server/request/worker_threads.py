@@ -1,6 +1,6 @@
-"""Blocking work of telemetry on a few threads beside the event loop, with a bounded queue.
+"""Runs blocking work of telemetry on a few threads beside the event loop, with a bounded queue.
 
-Only here do telemetry's errors become faults; the caller names the field.
+Telemetry's errors become faults only here; the caller names the field.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from server.types import Fault
 
 T = TypeVar("T")
 RETRY_S = 1.0
-TOO_MANY_S = 60.0  # until a person has ended one, or one has ended by itself
+TOO_MANY_S = 60.0  # until a person has ended one, or one has expired
 
 
 class WorkerThreads:
     """`threads` run at a time and `waiting` more may queue; further work is refused with RetryInfo.
 
-    Work whose caller has gone away is not begun.
+    Work whose caller has left is not started.
     """
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
@@ -33,7 +33,7 @@ class WorkerThreads:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T], field: str = "") -> T:
-        """What `work` returns. Raises Refused; `field` is the one a bad value is blamed on."""
+        """The result of `work`. Raises Refused; `field` is the field named for a bad value."""
         if self._asked >= self._most:
             text = f"{self._asked} such requests are already being answered"
             raise Refused(Fault("RESOURCE_EXHAUSTED", "", "TELEMETRY_FULL", text, RETRY_S))
@@ -58,5 +58,5 @@ class WorkerThreads:
             self._asked -= 1
 
     def close(self) -> None:
-        """Returns at once; what runs still ends by itself."""
+        """Returns at once; running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)

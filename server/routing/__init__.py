@@ -1,1 +1,2 @@
-"""Which pool answers a row: the active one, a canary, one that is being rolled out."""
+"""Chooses the pool that answers a row: the active one, a canary, or one that is being rolled
+out."""

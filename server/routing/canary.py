@@ -1,4 +1,4 @@
-"""A loaded bundle that serves a share of the sessions, and what becomes of it."""
+"""A loaded bundle that serves a share of the sessions, and the decision about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Decision = Literal["", "back", "promote", "hold"]
 
 @dataclass(slots=True, eq=False)
 class Canary:
-    """`clock` is seconds; `held`: its time was over and too little was known."""
+    """`clock` is seconds. `held`: its time was over, but the evidence was not sufficient."""
 
     pool: Pool
     share: float
@@ -52,7 +52,7 @@ class Canary:
         return "promote", summary(self._measures)
 
     def summary(self) -> str:
-        """One line for people: share, bundle, time and results."""
+        """One line: share, bundle, time and results."""
         minutes, of = (self.clock() - self.began) / 60, self.seconds / 60
         name = self.pool.facts.stamp_name if self.pool.facts else ""
         how = "held: activate it or roll it back" if self.held else f"{minutes:.1f} of {of:g} min"
@@ -76,7 +76,8 @@ class Canary:
 
 
 def summary(measures: list[Measure] | tuple[Measure, ...]) -> str:
-    """Also names what was not compared, so that it is not taken for good."""
+    """The measures as text. It also names what was not compared, so that this does not count as
+    good."""
     return "; ".join(
         f"{m.name} {'not compared' if m.verdict == 'none' else m.verdict}: {m.detail}"
         for m in measures

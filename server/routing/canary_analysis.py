@@ -1,9 +1,9 @@
-"""A candidate against the active bundle, on rows that a draw gave to one or the other.
+"""Compares a candidate with the active bundle, on rows that a random draw gave to one or the other.
 
 The draw makes both sides alike in everything but the bundle, at the same time of day. The bounds
-hold however often they are looked at (server/routing/sequential_bounds.py); a session counts as
-what it is, many rows that are alike. All six measures together send a candidate that is within its
-bounds back with probability ALPHA at most.
+hold however often they are checked (server/routing/sequential_bounds.py). The rows of a session
+count as a group, because they are alike. A candidate within its bounds is rolled back by all six
+measures together with probability ALPHA at most.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ EACH = ALPHA / len(MEASURES)
 MIN_ROWS, MIN_GROUPS, MIN_LABELLED = 100, 30, 30
 MINUTE_S = 60.0
 WINDOW_ROWS = 4000
-LAST = 40  # rows in which most failing ends it without any statistics
-MOST_WAITING = 20_000  # predictions whose label may still come
+LAST = 40  # number of last rows; if most of them fail, the canary ends without statistics
+MOST_WAITING = 20_000  # predictions whose label may still arrive
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a candidate may cost.
 
-    More rows that fail: surely more than `errors_back` sends it back, surely fewer than
-    `errors_fine` is fine. (To show fewer than half a point more would take thousands of rows.)
-    Slow is what takes longer than `slow_times` the active bundle's p95 of the same minute: more of
-    that than `slow_share`, and than the active bundle has itself, sends it back. Means may fall by
+    Failing rows: certainly more than `errors_back` rolls it back, certainly fewer than
+    `errors_fine` is fine. (To show less than half a point more would take thousands of rows.) Slow
+    rows take longer than `slow_times` the active bundle's p95 of the same minute: a share of them
+    above `slow_share`, and above the active bundle's own share, rolls it back. Means may fall by
     `worse_sd` standard deviations of the rows.
     """
 
@@ -63,18 +63,18 @@ class Measure:
 
 
 class CanarySide:
-    """What the rows of one bundle were like."""
+    """The statistics of the rows of one bundle."""
 
     def __init__(self, stick: Yardstick | None) -> None:
         self.stick = stick
         self.errors, self.slow = Clustered(), Clustered()
         self.confidence, self.value, self.realised = Clustered(), Clustered(), Clustered()
-        self.wrong = Clustered()  # of answers whose truth is known
+        self.wrong = Clustered()  # among answers whose true label is known
         self.last: deque[bool] = deque(maxlen=LAST)
         self.totals: deque[tuple[float, float]] = deque(maxlen=WINDOW_ROWS)
 
     def p95(self, now: float) -> float:
-        """Of the last minute; NaN with too few rows."""
+        """The 95th percentile over the last minute; NaN with too few rows."""
         recent = sorted(ms for at, ms in self.totals if now - at <= MINUTE_S)
         return recent[int(0.95 * len(recent))] if len(recent) >= MIN_GROUPS else math.nan
 
@@ -88,7 +88,7 @@ class CanarySide:
 
 
 class CanaryAnalysis:
-    """Gets every row that was drawn; `clock` is seconds."""
+    """Receives every drawn row; `clock` is seconds."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class CanaryAnalysis:
             self._waiting.popitem(last=False)
 
     def learnt(self, item: FeedbackItem, result: FeedbackResult) -> None:
-        """What turned out to be true; of several tellings the first counts."""
+        """Take over a true label; if several arrive, the first counts."""
         if result.status not in (JOINED, CORRECTED):
             return
         side, group, predicted, took_s = self._waiting.pop(item.prediction_id, (None, "", "", 0.0))
@@ -154,14 +154,14 @@ class CanaryAnalysis:
     # ---- out ---------------------------------------------------------------------------------
 
     def broken(self) -> str:
-        """Why no statistics are needed, or ""."""
+        """Why no statistics are needed for a rollback, or ""."""
         ours, theirs = self.candidate.last, self.active.last
         if len(ours) < LAST or sum(ours) < LAST / 2 or sum(theirs) > len(theirs) / 4:
             return ""
         return f"{sum(ours)} of its last {LAST} rows failed, of the active bundle's {sum(theirs)}"
 
     def measures(self) -> tuple[Measure, ...]:
-        """Each compared as things stand; to be asked about once a second."""
+        """Each measure with the data so far; call it about once a second."""
         now = self._clock()
         limit = self.active.p95(now)
         self._slow_ms = self._bounds.slow_times * limit
@@ -198,7 +198,8 @@ class CanaryAnalysis:
         slow, theirs = self.candidate.slow, self.active.slow
         low, high = slow.share_bounds(EACH / 2)
         verdict: MeasureVerdict = "unsure"
-        # A slowdown of both, by traffic or a busy neighbour, is not evidence against the candidate.
+        # A slowdown of both bundles, by traffic or a busy neighbour, is not evidence against the
+        # candidate.
         if low > self._bounds.slow_share and _more(slow, theirs)[0] > 0:
             verdict = "worse"
         elif high < self._bounds.slow_share:
@@ -233,9 +234,9 @@ class CanaryAnalysis:
         return self._bounds.worse_sd * max(theirs.deviation, ours.deviation)
 
     def _accuracy(self) -> Measure:
-        """Values of single answers may differ so much that their mean shows little: a model that
-        errs three times as often is then seen here first. What errs more and is worth more is what
-        an objective is for, and goes on."""
+        """Values of single answers may differ so much that their mean shows little: a model with
+        three times the errors is then seen first here. A candidate with more errors but a higher
+        value continues, as the objective decides."""
         ours, theirs = self.candidate.wrong, self.active.wrong
         if min(ours.groups, theirs.groups) < MIN_LABELLED:
             return Measure("accuracy", "none", f"{ours.n} and {theirs.n} labels so far")
@@ -256,8 +257,8 @@ class CanaryAnalysis:
         return Measure("accuracy", verdict, detail)
 
     def _realised(self, unit: str) -> Measure:
-        """Labels come late and for few rows: too few to be sure hold nothing up, unless they point
-        to what would send it back."""
+        """Labels arrive late and for few rows. Too few labels do not delay a decision, unless they
+        point towards a rollback."""
         ours, theirs = self.candidate.realised, self.active.realised
         if min(ours.groups, theirs.groups) < MIN_LABELLED:
             return Measure("realised value", "none", f"{ours.n} and {theirs.n} labels so far")
@@ -269,7 +270,7 @@ class CanaryAnalysis:
 
 
 def _more(ours: Clustered, theirs: Clustered) -> tuple[float, float]:
-    """By how much our share is larger than theirs, at least and at most."""
+    """(least, most) by which the share of `ours` is larger than that of `theirs`."""
     low, high = ours.share_bounds(EACH / 2)
     their_low, their_high = theirs.share_bounds(EACH / 2)
     return low - their_high, high - their_low

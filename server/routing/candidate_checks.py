@@ -1,4 +1,4 @@
-"""Proof that a candidate is right and fast enough, taken beside the pool that serves."""
+"""Proves that a candidate is right and fast enough, beside the serving pool."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from server.routing.progress import Report, Step
 from server.types import Evidence, ReplicaStatus
 
 LOOK_S = 0.2
-# A candidate may be slower than the active bundle by this much, both measured now: a probe beside
-# live traffic is slow for either, so only their ratio describes the bundle.
+# A candidate may be slower than the active bundle by this factor, both measured now. With live
+# traffic a probe is slow for either bundle, so only their ratio describes the candidate.
 SLOWER = 1.5
 
 
 async def prove(
     pool: Pool, start: Coroutine[Any, Any, None], beside: Callable[[], Pool], report: Report
 ) -> None:
-    """Runs `start` and waits until every replica it began has been judged.
+    """Runs `start` and waits until every replica that it started has been judged.
 
-    Raises DeployRefused with the evidence. `beside` is the pool its speed is compared with.
+    Raises DeployRefused with the evidence. `beside` is the pool for the comparison of speed.
     """
     starting = asyncio.create_task(start)
     try:
@@ -53,7 +53,7 @@ def step(name: str, fraction: float, pool: Pool, detail: str) -> Step:
 
 
 def slower(candidate: Evidence, active: tuple[Evidence, ...]) -> str:
-    """Why a slow mix is the bundle's fault and not the machine's; "" when it is not."""
+    """Why a slow mix is caused by the bundle and not by the machine; "" if it is not."""
     if candidate.p50_ms <= candidate.limit_ms:
         return ""
     beside = next((e.p50_ms for e in active if e.mix == candidate.mix), 0.0)
@@ -66,7 +66,7 @@ def slower(candidate: Evidence, active: tuple[Evidence, ...]) -> str:
 
 
 def _check_alive(pool: Pool) -> None:
-    """A replica that was refused, died or answered wrongly ends the attempt."""
+    """Raises if a replica was refused, died or answered wrongly: that ends the attempt."""
     for replica in pool.statuses():
         if replica.state == "wrong":
             raise DeployRefused("probe", f"replica {replica.index} wrong: {replica.reason}")
@@ -89,7 +89,8 @@ async def _check_speed(pool: Pool, beside: Pool) -> None:
 
 
 def _give_way(pool: Pool) -> None:
-    """Loading must not slow the answers of the active pool down."""
+    """Lower the priority of the loading replicas: they must not slow down the answers of the active
+    pool."""
     for replica in pool.statuses():
         if replica.pid:
             host.give_way(replica.pid, replica.state in ("starting", "loading"))

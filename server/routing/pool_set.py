@@ -1,7 +1,7 @@
-"""Which pool serves: the active one, the one before it kept warm, and a candidate being proved.
+"""The pools of a server: the active one, the previous one kept warm, and a candidate being proved.
 
-A switch is one assignment on the event loop. A request that holds a pool keeps it to the
-end, so no answer and no stream ever mixes two stamps.
+A switch is one assignment on the event loop. A request keeps its pool to the end, so no answer and
+no stream ever mixes two stamps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from server.types import Facts, Outcome, ReplicaStatus, Work
 logger = logging.getLogger(__name__)
 
 Build = Callable[[ServerConfig], Pool]
-# What else must hold of a proved candidate; raises DeployRefused.
+# A further check of a proved candidate; raises DeployRefused.
 Check = Callable[[Facts], Awaitable[None]]
 
 
@@ -56,7 +56,8 @@ class PoolSet:
         self.check: Check = _accept
         self.notes: dict[str, str] = {}
         self._router = Router()
-        self.branch: Branch | None = None  # takes a share: a canary, or a pool rolling in
+        # Takes a share of the rows: a canary, or a pool that is rolling in.
+        self.branch: Branch | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._loading = False
@@ -69,8 +70,8 @@ class PoolSet:
         return tuple(dict.fromkeys(pool for pool in found if pool is not None))
 
     def pool_for(self, work: Work) -> Pool:
-        """The pool the work is pinned to or its session began on, else the active one or, by its
-        share, the canary or the pool that is rolling in."""
+        """The pool that the work is pinned to or that its session began on; otherwise the active
+        pool or, by its share, the canary or the pool that is rolling in."""
         return self._router.choose(work, self.active, self.standby, self.branch)
 
     def heard(self, pool: Pool, work: Work, outcome: Outcome) -> None:
@@ -82,12 +83,12 @@ class PoolSet:
                 canary.analysis.ended(drawn, work, outcome)
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
-        """Of what serves; while one pool rolls in, of both."""
+        """The statuses of the serving replicas; while a pool rolls in, of both pools."""
         found = {one.index: one for pool in self._serving() for one in pool.statuses()}
         return tuple(found[index] for index in sorted(found))
 
     def standings(self) -> tuple[Standing, ...]:
-        """Of the same replicas."""
+        """The standings of the same replicas."""
         found = {one.index: one for pool in self._serving() for one in pool.standings()}
         return tuple(found[index] for index in sorted(found))
 
@@ -101,7 +102,7 @@ class PoolSet:
         return self.notes | ({"canary": canary.summary()} if canary is not None else {})
 
     async def begin_with(self, bundle: Path) -> None:
-        """Serve this one first, when the one that was meant to be was refused."""
+        """Serve this bundle first, after the intended one was refused."""
         assert self.build is not None
         await self.active.stop()
         self.active = self.build(replace(self.config, bundle=bundle))
@@ -109,14 +110,15 @@ class PoolSet:
     # ---- load ----------------------------------------------------------------------------------
 
     def misfit(self, bundle: Path) -> str:
-        """Why a second whole pool does not fit beside what is loaded; "" when it does."""
+        """Why a second whole pool does not fit beside what is loaded; "" if it does."""
         config = replace(self.config, bundle=bundle)
         return memory.misfit(config, config.warm_pool, self.available(), self.active.device_free())
 
     async def load(self, bundle: Path, report: Report) -> Step:
-        """Verify, warm and probe a bundle beside the active pool; returns that it is ready.
+        """Verify, warm and probe a bundle beside the active pool; returns the step that it is
+        ready.
 
-        Raises DeployRefused with the evidence; the active pool is untouched then.
+        Raises DeployRefused with the evidence; then the active pool is unchanged.
         """
         pool = self._begin_load(bundle)
         async with AsyncExitStack() as failed:
@@ -130,8 +132,8 @@ class PoolSet:
         return step("ready", 1.0, pool, f"activate {stamp_of(pool)} to serve it")
 
     async def roll(self, bundle: Path, report: Report) -> Step:
-        """Replace the active pool replica by replica; both stamps serve meanwhile, each session
-        its own. Raises DeployRefused with the evidence, and the old replicas are back then."""
+        """Replace the active pool replica by replica. Meanwhile both stamps serve, each its own
+        sessions. Raises DeployRefused with the evidence; then the old replicas serve again."""
         drain_s = self.config.drain_s
         if self.config.warm_pool < 2:
             raise DeployRefused("swap", "rolling needs --warm-pool 2: the others serve meanwhile")
@@ -163,7 +165,7 @@ class PoolSet:
             raise DeployRefused("drain", "this server is draining; load it after the restart")
 
     def _while_open(self, report: Report) -> Report:
-        """Reports, and ends a load when the server drains."""
+        """Wrap `report` so that a load ends when the server drains."""
 
         def checked(one: Step) -> None:
             self._check_open()
@@ -188,7 +190,7 @@ class PoolSet:
         return not memory.misfit(pool.config, 1, self.available(), self.active.device_free())
 
     async def admit(self, pool: Pool) -> None:
-        """Raises DeployRefused for a bundle that serves already, or that the server's check
+        """Raises DeployRefused for a bundle that already serves, or that the server's check
         refuses."""
         stamp = stamp_of(pool)
         if stamp == stamp_of(self.active):
@@ -197,17 +199,17 @@ class PoolSet:
             await self.check(pool.facts)
 
     def turn_to(self, pool: Pool) -> None:
-        """Serve with this pool alone; the sessions of the other one move."""
+        """Serve with only this pool; the sessions of the other one move to it."""
         old, self.active, self.branch = self.active, pool, None
         if old is not pool:
             self._router.forget(old)
 
     def split(self, pool: Pool, share: Callable[[], float]) -> None:
-        """Give it a share of what is bound to no pool yet."""
+        """Give the pool a share of the work that is not bound to a pool yet."""
         self.branch = Branch(pool, share, self._router.sessions)
 
     def discard(self) -> asyncio.Task[None] | None:
-        """Give up the candidate, and the canary with it; ended when the task is."""
+        """Give up the candidate, and the canary with it; they have ended when the task is done."""
         pool, self.candidate, self.canary, self.branch = self.candidate, None, None, None
         if pool is None:
             return None
@@ -242,7 +244,8 @@ class PoolSet:
         return canary
 
     def roll_back(self) -> Switch:
-        """Back to the standby; sessions of what is left move with it. Raises DeployRefused."""
+        """Go back to the standby; sessions of the abandoned bundle move with it. Raises
+        DeployRefused."""
         if self.standby is None:
             raise DeployRefused("rollback", "there is no bundle kept warm to go back to")
         switch = self.activate(stamp_of(self.standby))
@@ -250,7 +253,7 @@ class PoolSet:
         return switch
 
     def leave_sessions(self) -> None:
-        """Sessions of a bundle that is rolled back do not stay with it."""
+        """Release the sessions of a bundle that is rolled back."""
         self._router.clear()
 
     def _ready(self, stamp: str) -> Pool:
@@ -285,7 +288,7 @@ class PoolSet:
         return switched(chosen, old, took_s)
 
     async def retire_standby(self) -> None:
-        """Its memory is wanted for something else."""
+        """End the standby, because its memory is needed."""
         if self._retiring is not None:
             self._retiring.cancel()
         pool, self.standby = self.standby, None
@@ -301,8 +304,8 @@ class PoolSet:
     # ---- end -----------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Nothing more is loaded, and a load that is under way ends; a roll does not, since both of
-        its pools serve."""
+        """Load nothing more and end a running load. A roll continues, since both of its pools
+        serve."""
         self._ending = True
 
     async def stop(self) -> None:
@@ -313,7 +316,7 @@ class PoolSet:
         await asyncio.gather(*(pool.stop() for pool in self.pools), *self._stopping)
 
     def _stop_later(self, pool: Pool) -> asyncio.Task[None]:
-        """A pool that is not wanted any more still answers what it holds."""
+        """Stop a pool that is no longer needed after it has answered the rows that it holds."""
         task = asyncio.create_task(self._finish_and_stop(pool))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)

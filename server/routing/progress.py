@@ -1,4 +1,4 @@
-"""The progress of a deployment: steps, how they are reported, and the switch at its end."""
+"""The progress of a deployment: its steps, their reports, and the switch at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """`took_s` is the time in which neither stamp could have been chosen."""
+    """`took_s` is the time during which neither stamp could be chosen."""
 
     stamp: str
     stamp_name: str
@@ -20,7 +20,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a load has come; `switch` is set once it serves."""
+    """The progress of a load; `switch` is set once the bundle serves."""
 
     name: str
     fraction: float
@@ -36,7 +36,8 @@ Work = Callable[[Callable[[T], None]], Coroutine[Any, Any, object]]
 
 
 async def streamed(work: Work[T]) -> AsyncGenerator[T, None]:
-    """What `work` reports, as it is reported. Closing this ends the work; its error is raised."""
+    """The reports of `work`, as they come. Closing the generator ends the work; an error of the
+    work is raised."""
     reported: asyncio.Queue[T | None] = asyncio.Queue()
     task = asyncio.create_task(work(reported.put_nowait))
     task.add_done_callback(lambda _: reported.put_nowait(None))
@@ -50,9 +51,9 @@ async def streamed(work: Work[T]) -> AsyncGenerator[T, None]:
 
 
 async def detached(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """Wait for `work`, which goes on to its end when the waiter is cancelled.
+    """Wait for `work`, which runs to its end even if the waiting task is cancelled.
 
-    `tasks` holds it while it runs.
+    `tasks` holds a reference while it runs.
     """
     task = asyncio.create_task(work)
     tasks.add(task)
@@ -64,7 +65,7 @@ def _ended(tasks: set[asyncio.Task[None]]) -> Callable[[asyncio.Task[None]], Non
     def ended(task: asyncio.Task[None]) -> None:
         tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # raised to the waiter, if there still is one
+            task.exception()  # raised in the waiting task, if there still is one
 
     return ended
 

@@ -1,7 +1,8 @@
-"""Replacing a pool replica by replica, where two whole pools do not fit into memory.
+"""Replaces a pool replica by replica, when two whole pools do not fit into memory.
 
-What is left of the old pool and what there is of the new one serve side by side, rows in proportion
-to their replicas. One replica that is wrong or slow ends it, and the old ones come back.
+The remaining replicas of the old pool and the new replicas serve side by side, with rows in
+proportion to their numbers. One replica that is wrong or slow ends the roll, and the old replicas
+come back.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ RESTORED_WITHIN_S = 900.0
 
 
 class Routing(Protocol):
-    """What sends rows to pools: the PoolSet."""
+    """Sends rows to pools; the PoolSet implements it."""
 
     async def admit(self, pool: Pool) -> None:
         """Raises DeployRefused for a pool whose bundle may not serve."""
 
     def split(self, pool: Pool, share: Callable[[], float]) -> None:
-        """Send it a share of the rows."""
+        """Send the pool a share of the rows."""
 
     def turn_to(self, pool: Pool) -> None:
-        """Send it every row, and the other pool no more."""
+        """Send the pool every row, and none to the other pool."""
 
 
 class Rolling:
-    """`surge`: one replica more than the pool has fits, so each new one comes before the old one
-    goes and nothing is ever missing."""
+    """`surge`: one replica more than the pool has fits into memory, so each new one starts before
+    the old one ends and the pool always has its full size."""
 
     def __init__(self, old: Pool, new: Pool, replicas: int, surge: bool, drain_s: float) -> None:
         self._old = old
@@ -44,12 +45,12 @@ class Rolling:
         self._drain_s = drain_s
 
     def share(self) -> float:
-        """Of the rows, for the new pool."""
+        """The share of the rows for the new pool."""
         new, old = self._new.serving, self._old.serving
         return new / (new + old) if new else 0.0
 
     async def run(self, routing: Routing, report: Report) -> None:
-        """Raises DeployRefused with the evidence once the old replicas serve again."""
+        """Raises DeployRefused with the evidence, once the old replicas serve again."""
         report(step("rolling", 0.0, self._new, self._how()))
         try:
             for index in range(self._replicas):
@@ -88,14 +89,14 @@ class Rolling:
         return self._old if self._old.serving else self._new
 
     async def _leave(self, index: int, routing: Routing) -> None:
-        """An old replica goes; before the last one does, the queue behind it is worked off."""
+        """End an old replica; before the last one ends, the old pool's queue is emptied."""
         if index == self._replicas - 1:
             routing.turn_to(self._new)
             await self._old.finish(self._drain_s, draining())
         await self._old.close(index, self._drain_s)
 
     async def _restore(self, routing: Routing) -> None:
-        """New ones leave and old ones come back in turn, the newest first, so that some replica
+        """New replicas end and old ones restart in turn, the newest first, so that some replica
         always serves."""
         kept = {replica.index for replica in self._old.statuses()}
         for index in reversed(range(self._replicas)):
@@ -111,7 +112,8 @@ class Rolling:
                 routing.split(self._new, self.share)
 
     async def _wait_for(self, index: int) -> None:
-        """Until the old replica has come, well or not: what becomes of it then is its pool's."""
+        """Wait until the old replica has started, successfully or not; its pool handles the
+        rest."""
         loop = asyncio.get_running_loop()
         until = loop.time() + RESTORED_WITHIN_S
         while loop.time() < until:

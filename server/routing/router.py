@@ -1,9 +1,9 @@
-"""Which pool a row goes to: the active one, the one it is bound to, or a second one that takes a
-share of what is bound to nothing.
+"""Chooses the pool of a row: the active one, the one it is bound to, or a second one that takes a
+share of the unbound rows.
 
-The share is drawn by a hash of the session, or of the request where there is none: the same one
-always falls on the same side, and as the share grows nobody is moved back. Requests, not payloads,
-are hashed: payloads repeat, and both sides must see the same mixture of them.
+The share is drawn by a hash of the session, or of the request if there is none. The same session
+always falls on the same side, and as the share grows no session moves back. Requests are hashed and
+not payloads, as payloads repeat and both sides must get the same mixture of them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ def switched(pool: Pool, old: Pool, took_s: float) -> Switch:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A second pool and its share of the draws; `before` are the sessions that were there first."""
+    """A second pool and its share of the draws; `before` are the sessions that existed before
+    it."""
 
     pool: Pool
     share: Callable[[], float]
     before: frozenset[str] = frozenset()
 
     def drawn(self, work: Work) -> bool | None:
-        """Whether the draw gives it this work; None for work that is not drawn."""
+        """Whether the draw gives this work to the second pool; None for work that is not drawn."""
         if work.expected_stamps or work.session in self.before:
             return None
         return draw(stamp_of(self.pool), work) < self.share()
@@ -78,7 +79,7 @@ class Router:
         return active
 
     def forget(self, pool: Pool) -> None:
-        """Its sessions start again, wherever their next row goes."""
+        """Release its sessions: each starts again on the pool of its next row."""
         for session in [s for s, p in self._sessions.items() if p is pool]:
             del self._sessions[session]
 
@@ -87,7 +88,7 @@ class Router:
 
 
 def draw(stamp: str, work: Work) -> float:
-    """In [0, 1): where this session or request falls in the draw for this stamp."""
+    """A number in [0, 1): the position of this session or request in the draw for this stamp."""
     if work.session:
         key = f"{stamp}\0{work.session}"
     else:

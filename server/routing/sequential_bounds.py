@@ -1,10 +1,10 @@
-"""Bounds that hold at every look, for comparisons that are looked at again and again.
+"""Bounds that hold at every look, for comparisons that are checked repeatedly.
 
-An ordinary 99 % interval is left by the truth sooner or later if one keeps looking; these are left
-at any time with probability alpha at most: Ville's inequality for a mixture of likelihood ratios
-(Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon 2021). For differences of means as in Johari,
-Koomen, Pekelis and Walsh 2017; for other than normal data that is asymptotic (Waudby-Smith, Arbour,
-Sinha, Kennedy and Ramdas 2021). Pure.
+If one keeps looking, the truth leaves an ordinary 99 % interval sooner or later. It leaves these
+bounds, at any time, with probability alpha at most: Ville's inequality for a mixture of likelihood
+ratios (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon 2021). Differences of means follow
+Johari, Koomen, Pekelis and Walsh 2017; for data that is not normal the bounds are asymptotic
+(Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021). Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MOST_OPEN = 10_000
 
 
 def mean_halfwidth(variance: float, effect: float, alpha: float) -> float:
-    """Half the width of the interval about an estimate whose variance is `variance`: normal mixture
-    with a spread of `effect`, the size of difference that it should be sharpest for."""
+    """Half the width of the interval about an estimate with this `variance`: a normal mixture with
+    a spread of `effect`, the size of difference for which it is narrowest."""
     if variance <= 0:
         return 0.0
     both = variance + effect * effect
@@ -27,7 +27,8 @@ def mean_halfwidth(variance: float, effect: float, alpha: float) -> float:
 
 
 def share_bounds(hits: float, n: float, alpha: float) -> tuple[float, float]:
-    """Of a share seen `hits` times in `n`: beta-binomial mixture, uniform. Exact for any n."""
+    """Bounds of a share that was seen `hits` times in `n`: beta-binomial mixture with a uniform
+    prior. Exact for any n."""
     if n <= 0:
         return 0.0, 1.0
     mixture = math.lgamma(hits + 1) + math.lgamma(n - hits + 1) - math.lgamma(n + 2)
@@ -48,7 +49,8 @@ def _times_log(count: float, share: float) -> float:
 
 
 def _boundary(inside: float, outside: float, refuted: Callable[[float], bool]) -> float:
-    """Where refuting begins between a value that stands and the end of the range."""
+    """The point between a value that is not refuted and the end of the range where refutation
+    begins."""
     if not refuted(outside):
         return outside
     for _ in range(50):
@@ -61,22 +63,23 @@ def _boundary(inside: float, outside: float, refuted: Callable[[float], bool]) -
 
 
 class Clustered:
-    """A mean over rows that come in groups, and how sure it is.
+    """A mean over rows that come in groups, and its variance.
 
-    Rows of one session are alike: the variance is that of the groups' sums about the mean
+    Rows of one session are alike. The variance is that of the groups' sums about the mean
     (linearised ratio, as for cluster samples in Cochran 1977, chapter 6), so a thousand rows of one
-    session weigh no more than they should.
+    session do not count as a thousand independent rows.
     """
 
     def __init__(self) -> None:
         self.n = 0
         self.groups = 0
-        self._total = self._squares = 0.0  # of rows
-        self._sums = self._cross = self._sizes = 0.0  # over groups: of S squared, S n, n squared
+        self._total = self._squares = 0.0  # over rows
+        # Over groups: the sums of S squared, S n, n squared.
+        self._sums = self._cross = self._sizes = 0.0
         self._open: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def add(self, group: str, value: float) -> None:
-        """`group` "": a row on its own."""
+        """`group` "": a row that is a group of its own."""
         n, total = self._open.pop(group, (0, 0.0)) if group else (0, 0.0)
         self.groups += n == 0
         after = (n + 1, total + value)
@@ -88,7 +91,7 @@ class Clustered:
         self._squares += value * value
         if group:
             self._open[group] = after
-            if len(self._open) > MOST_OPEN:  # its later rows count as a group of their own
+            if len(self._open) > MOST_OPEN:  # its later rows count as a new group
                 self._open.popitem(last=False)
 
     @property
@@ -97,12 +100,12 @@ class Clustered:
 
     @property
     def deviation(self) -> float:
-        """Of rows."""
+        """The standard deviation of the rows."""
         return math.sqrt(max(self._squares / self.n - self.mean**2, 0.0)) if self.n else math.nan
 
     @property
     def variance(self) -> float:
-        """Of the mean."""
+        """The variance of the mean."""
         if self.groups < 2:
             return math.inf
         mean = self.mean
@@ -110,11 +113,12 @@ class Clustered:
         return max(spread, 0.0) / self.n**2 * self.groups / (self.groups - 1)
 
     def share_bounds(self, alpha: float) -> tuple[float, float]:
-        """Of a mean of zeros and ones, for as many independent rows as the groups are worth."""
+        """Bounds of a mean of zeros and ones, for as many independent rows as the groups are
+        equivalent to."""
         if self.groups < 2:
             return 0.0, 1.0
         alone = self.mean * (1 - self.mean) / self.n
         worth = max(1.0, self.variance / alone) if alone > 0 else 1.0
-        # Without any spread nothing shows how alike the rows of a group are: take groups then.
+        # Without any variation it is unknown how alike the rows of a group are: count groups then.
         n = self.n / worth if alone > 0 else float(self.groups)
         return share_bounds(self.mean * n, n, alpha)

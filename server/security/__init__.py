@@ -1,1 +1,1 @@
-"""Who may do what: identities, roles, credentials, and the log of what admins did."""
+"""Access control: identities, roles, credentials, and the log of admin actions."""

@@ -1,7 +1,8 @@
-"""What admins did, or tried to, and who acknowledged, silenced or annotated: one JSON line a call.
+"""The audit log: what admins did or tried to do, and who acknowledged, silenced or annotated; one
+JSON line for each call.
 
-The log never stands in the way of what it records: when it cannot be written, lines wait in memory
-and `trouble` explains why. Denials are summed, so that they cannot fill the disk, and files rotate.
+The log never blocks what it records: when it cannot be written, lines wait in memory and `trouble`
+has the reason. Denials are summed, so that they cannot fill the disk, and files rotate.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from server.security.tokens import CallerIdentity
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 16 << 20  # of one file
-KEPT_FILES = 4  # older ones: audit.jsonl.1 is the newest of them
-WAITING_LINES = 2000  # in memory, while nothing can be written; about 500 KiB
-SUM_S = 60.0  # denials of one kind within this are one line more
-MOST_SUMS = 256  # kinds of denials summed at the same time; further ones share a line
+MOST_BYTES = 16 << 20  # size of one file
+KEPT_FILES = 4  # rotated files; audit.jsonl.1 is the newest of them
+WAITING_LINES = 2000  # lines kept in memory while nothing can be written; about 500 KiB
+SUM_S = 60.0  # denials of one kind within this time make one more line
+MOST_SUMS = 256  # kinds of denials summed at the same time; further kinds share a line
 OTHERS = ("", "", "")
 
 Line = dict[str, object]
@@ -33,8 +34,8 @@ Line = dict[str, object]
 
 @dataclass(eq=False)
 class AuditLog:
-    """A line is one write, so two servers may share the file. Opened when there is something to
-    write; again after it was removed, replaced, or full."""
+    """A line is one write, so two servers may share the file. It is opened when there is something
+    to write, and again after it was removed, replaced, or full."""
 
     path: Path
     wall: Callable[[], float] = time.time
@@ -44,14 +45,14 @@ class AuditLog:
     def __post_init__(self) -> None:
         self.trouble = ""
         self._file: int | None = None
-        self._torn = False  # the last line in the file is not whole
+        self._torn = False  # the last line in the file is incomplete
         self._waiting: deque[bytes] = deque()
         self._lost = 0
         self._sums: OrderedDict[tuple[str, str, str], tuple[float, Line]] = OrderedDict()
         self._flush()
 
     def write(self, method: str, identity: CallerIdentity | None, peer: str, denied: bool) -> None:
-        """Never raises, never waits for more than a disk."""
+        """Never raises, and waits at most for a disk write."""
         line: Line = {
             "at": round(self.wall(), 3),
             "method": method,
@@ -67,7 +68,7 @@ class AuditLog:
         self._flush()
 
     def settle(self) -> None:
-        """Writes sums that are due and what waits; call it now and then."""
+        """Write the sums that are due and the waiting lines; call it regularly."""
         self._end_sums(self.clock() - SUM_S)
         self._flush()
 
@@ -127,7 +128,8 @@ class AuditLog:
         written = os.write(file, whole)
         self._torn = written < len(whole)
         if self._torn:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of the line filled it
+            # The disk was full after a part of the line.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
         """The file at the path, which may have been moved or removed."""

@@ -1,8 +1,8 @@
 """A private certificate authority for a first installation: `server init-tls DIR`.
 
-Makes ca.pem, server.pem and one client certificate a role, with their keys (mode 0600). ECDSA
-P-256. The role sits in the certificate's URI name, where the guard reads it. Certificates have
-the key identifiers and usages of RFC 5280, which strict clients check: those of Python 3.13 do.
+Makes ca.pem, server.pem and one client certificate for each role, with their keys (mode 0600, ECDSA
+P-256). The role sits in the certificate's URI name, where the guard reads it. Certificates have the
+key identifiers and usages of RFC 5280, which strict clients such as Python 3.13 check.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.security.guard import TRUST_DOMAIN
 from server.security.roles import ROLES
 
 CA_DAYS = 3650
-LEAF_DAYS = 397  # what public authorities may issue at most; a good habit in private too
+LEAF_DAYS = 397  # the most that public authorities may issue; reasonable for a private one too
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _leaf(
 
 
 def _usage(signs_certificates: bool) -> x509.KeyUsage:
-    """Of a CA, which signs certificates, or of one that signs handshakes."""
+    """The key usage of a CA, which signs certificates, or of a leaf, which signs handshakes."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -120,7 +120,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))  # clocks of neighbours differ
+        .not_valid_before(now - dt.timedelta(minutes=5))  # other machines' clocks may differ
         .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )

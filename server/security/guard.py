@@ -1,4 +1,4 @@
-"""The guard in front of every method: who calls, and may they.
+"""The guard in front of every method: it identifies the caller and checks the permission.
 
 One interceptor around all four kinds of handler. A credential is a bearer token in `authorization`
 metadata, or a client certificate whose SAN is spiffe://trefoil/<role>/<name>.
@@ -26,12 +26,13 @@ Denial = tuple[grpc.StatusCode, str]
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """`tokens` None: only certificates count. Without either, do not install a guard at all."""
+    """`tokens` None: only certificates count. If there are neither tokens nor certificates, do not
+    install a guard."""
 
     def __init__(
         self, tokens: TokenFile | None, audit: AuditLog | None, certificates: bool = True
     ) -> None:
-        """`certificates`: clients may show one. It is known only once the handler runs."""
+        """`certificates`: clients may present one, which is known only once the handler runs."""
         self._tokens = tokens
         self._audit = audit
         self._certificates = certificates
@@ -56,7 +57,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return judge(method, self._of_token(bearer)) is not None
 
     def _denying(self, method: str) -> Any:
-        """A handler that reads no message: nobody without a credential makes one be received."""
+        """A handler that reads no message: without a credential, a caller cannot make the server
+        receive one."""
 
         async def call(_requests: Any, context: Any) -> None:
             await self._check(method, context)
@@ -80,7 +82,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return wrap(call, handler.request_deserializer, handler.response_serializer)
 
     async def _check(self, method: str, context: Any) -> CallerIdentity | None:
-        """The caller; ends the call when it is not allowed."""
+        """The caller's identity; ends the call if the caller is not permitted."""
         identity = self.identity(context)
         denial = judge(method, identity)
         if self._audit is not None and method in AUDITED:
@@ -91,12 +93,12 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return identity
 
     def identity(self, context: Any) -> CallerIdentity | None:
-        """A token counts before a certificate: it is the narrower statement."""
+        """The identity. A token takes precedence over a certificate, as it is more specific."""
         bearer = bearer_of(context.invocation_metadata() or ())
         if bearer:
             return self._of_token(bearer)
-        # URIs only: the list of all alternative names has DNS names and e-mail addresses too,
-        # which an authority may sign without looking at what they would mean as a URI.
+        # URIs only: the list of all alternative names also has DNS names and e-mail addresses,
+        # which an authority may sign without considering their meaning as a URI.
         names = context.auth_context().get("peer_uri", ())
         return next(filter(None, map(identity_of_uri, names)), None)
 
@@ -105,7 +107,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def kind_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """How to make a handler of this kind, and the function of this one."""
+    """(the function that makes a handler of this kind, the behaviour of this handler)."""
     kind = "_".join(
         "stream" if streaming else "unary"
         for streaming in (handler.request_streaming, handler.response_streaming)
@@ -132,7 +134,8 @@ def bearer_of(metadata: Any) -> str:
 
 
 def identity_of_uri(name: bytes) -> CallerIdentity | None:
-    """spiffe://trefoil/<role>/<name> in a verified certificate."""
+    """The identity in spiffe://trefoil/<role>/<name> of a verified certificate; None for other
+    URIs."""
     uri = urlparse(name.decode("utf-8", "replace"))
     role, _, who = uri.path.strip("/").partition("/")
     if uri.scheme != "spiffe" or uri.netloc != TRUST_DOMAIN or not who:

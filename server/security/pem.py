@@ -1,5 +1,5 @@
-"""Checks the files of TLS and explains what is wrong: gRPC aborts on a bad one, or reports only
-"socket closed" at the other end."""
+"""Checks the TLS files and explains errors: gRPC aborts on a bad file, or reports only "socket
+closed" at the other end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOON = dt.timedelta(days=14)
 
 
 class BadPem(Exception):
-    """Which file, what is wrong with it, and the remedy."""
+    """Names the file, the error in it, and the remedy."""
 
 
 def check_pair(certificate: Path, key: Path) -> None:
@@ -28,7 +28,7 @@ def check_pair(certificate: Path, key: Path) -> None:
 
 
 def certificates(file: Path) -> list[x509.Certificate]:
-    """Raises BadPem, OSError."""
+    """The certificates of a file. Raises BadPem, OSError."""
     content = file.read_bytes()
     try:
         return x509.load_pem_x509_certificates(content)
@@ -37,7 +37,8 @@ def certificates(file: Path) -> list[x509.Certificate]:
 
 
 def lapse(certificate: Path, now: dt.datetime) -> str:
-    """That it is over, not begun, or soon over; "" of one that is good for a while."""
+    """A warning that the certificate has expired, is not valid yet, or will expire soon; "" if it
+    is valid for a while."""
     first = certificates(certificate)[0]
     end, begin = first.not_valid_after_utc, first.not_valid_before_utc
     if now > end:

@@ -1,4 +1,5 @@
-"""The one table of who may call what. A method that is not in it is refused to everybody."""
+"""The only table of which role may call which method. A method that is not in it is refused to all
+callers."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from typing import Literal, get_args
 Role = Literal["predict", "observe", "observe-payloads", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-# Open methods answer without any credential: a kubelet or a load balancer asks them.
+# Open methods answer without any credential: a kubelet or a load balancer calls them.
 OPEN: frozenset[Role] = frozenset()
 ANY: frozenset[Role] = frozenset(ROLES)
 PREDICT: frozenset[Role] = frozenset({"predict", "admin"})
 OBSERVE: frozenset[Role] = frozenset({"observe", "observe-payloads", "admin"})
-# Within Observe.Samples: what callers sent, and not only what was answered.
+# For Observe.Samples: the content that callers sent, besides the answers.
 PAYLOADS: frozenset[Role] = frozenset({"observe-payloads", "admin"})
 ADMIN: frozenset[Role] = frozenset({"admin"})
 
@@ -59,5 +60,5 @@ def is_open(method: str) -> bool:
 
 
 def permits(method: str, role: Role) -> bool:
-    """Default deny: a method the table does not name is nobody's."""
+    """Default deny: a method that the table does not name is permitted to no role."""
     return role in ALLOWED.get(method, frozenset())

@@ -1,5 +1,5 @@
-"""TLS for the listener: certificates are read again when their files change, so they rotate
-without a restart."""
+"""TLS for the listener: certificates are reloaded when their files change, so they rotate without a
+restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> Any:
-    """Credentials for `add_secure_port`; with a CA for clients each of them needs a certificate.
+    """Credentials for `add_secure_port`; with a CA for clients, every client needs a certificate.
 
     Raises OSError when a file cannot be read.
     """
@@ -33,7 +33,7 @@ def server_credentials(files: TlsFiles) -> Any:
 
 
 class _Fetcher:
-    """Called at every handshake, so it looks at modification times before it reads."""
+    """Called at every handshake, so it checks modification times before it reads."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
@@ -43,16 +43,16 @@ class _Fetcher:
         try:
             now = times_of(self._files)
             if now == self._seen:
-                return None  # keep what is in use
+                return None  # keep the current certificate
             configuration = _configuration(self._files)
         except OSError:
-            return None  # half-written or gone: the certificate in use goes on
+            return None  # half-written or gone: keep the current certificate
         self._seen = now
         return configuration
 
 
 def times_of(files: TlsFiles) -> tuple[int, ...]:
-    """When each was written last. Raises OSError."""
+    """The modification time of each file. Raises OSError."""
     paths = [files.certificate, files.key, *([files.client_ca] if files.client_ca else [])]
     return tuple(path.stat().st_mtime_ns for path in paths)
 

@@ -1,7 +1,7 @@
-"""Bearer tokens: a file of digests, never of tokens.
+"""Bearer tokens: the file holds digests, never tokens.
 
-A token is 256 random bits, so one SHA-256 protects it at rest; slow password hashing guards weak
-secrets, and there are none here.
+A token is 256 random bits, so one SHA-256 protects it at rest; slow password hashing protects weak
+secrets, and a token is not weak.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LONGEST_NAME = 120
-PREFIX = "trefoil_"  # so that a leaked one can be searched for
+PREFIX = "trefoil_"  # so that a leaked token can be searched for
 
 
 class TokenFileInvalid(Exception):
-    """The file of tokens cannot be used: which line, why."""
+    """The token file cannot be used; the message names the line and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class CallerIdentity:
 
 
 class TokenFile:
-    """Reads the file again when it changes, so a revoked token stops within one request.
+    """Reloads the file when it changes, so a revoked token stops working within one request.
 
-    A file that cannot be used any more changes nothing: the tokens read last go on, and `trouble`
-    names the line that is wrong. Callers never learn that.
+    If the file becomes invalid, the tokens read last stay in use, and `trouble` names the wrong
+    line. Callers are not informed of that.
     """
 
     def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
@@ -65,11 +65,12 @@ class TokenFile:
         self._tokens = read(path)
 
     def identity(self, bearer: str) -> CallerIdentity | None:
-        """Who holds this token; None for an unknown or expired one."""
+        """The owner of this token; None for an unknown or expired one."""
         self._refresh()
         digest = digest_of(bearer)
         found = None
-        for token in self._tokens:  # all of them, so the time does not reveal which one matched
+        # All of them, so that the time does not reveal which one matched.
+        for token in self._tokens:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         if found is None or (found.expires_unix_s and found.expires_unix_s <= self._wall()):
@@ -77,7 +78,7 @@ class TokenFile:
         return CallerIdentity(found.name, found.role, "token")
 
     def look(self) -> None:
-        """Reads the file if it has changed, even without calls."""
+        """Reload the file if it has changed, even without calls."""
         self._refresh()
 
     def _refresh(self) -> None:
@@ -93,7 +94,8 @@ class TokenFile:
                 logger.error("%s", trouble)
             self.trouble = trouble
             if isinstance(error, OSError):
-                self._seen = (0, 0, 0)  # it is read once it is there again, unchanged or not
+                # So that it is reloaded once it exists again, changed or not.
+                self._seen = (0, 0, 0)
             return
         if self.trouble:
             logger.warning("the token file is read again: %s", self._path)
@@ -106,7 +108,7 @@ def _seen(path: Path) -> tuple[int, int, int]:
 
 
 def read(path: Path) -> tuple[BearerToken, ...]:
-    """One JSON object a line. Raises OSError, TokenFileInvalid."""
+    """The tokens in the file, one JSON object on each line. Raises OSError, TokenFileInvalid."""
     try:
         lines = path.read_text().splitlines()
     except UnicodeDecodeError as error:
@@ -135,7 +137,7 @@ def _token(line: str, where: str) -> BearerToken:
 
 
 def add(path: Path, name: str, role: Role, expires_unix_s: int) -> str:
-    """Append a new token to the file (mode 0600) and return it: the only time it is readable."""
+    """Append a new token to the file (mode 0600) and return it; it is never readable again."""
     secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     bearer = PREFIX + secret
     token = BearerToken(name, role, digest_of(bearer), expires_unix_s)

@@ -1,6 +1,7 @@
-"""Notes of people on the time axis, kept by the server so that every console shows them.
+"""People's notes on the time axis, kept by the server so that every console shows them.
 
-Runs on the telemetry thread. Notes the store would not take yet wait here."""
+Runs on the telemetry thread. Notes that the store does not take yet wait here.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from server.telemetry.errors import TooMany, UnknownAlert
 from server.telemetry.rows import AnnotationRow
 from server.telemetry.store.store import Store
 
-MOST_ANNOTATIONS = LIMITS[AnnotationRow]  # those taken back count: they are rows as well
+MOST_ANNOTATIONS = LIMITS[AnnotationRow]  # removed notes count too, as they are still rows
 
-# Runs work on the store in a transaction; False when the store refused it.
+# Runs work on the store in a transaction; False if the store refused it.
 Try = Callable[[Callable[[], object]], bool]
 
 
 class Annotations:
-    """`store` is asked each time: it may have been replaced."""
+    """`store` is called each time, as the store may have been replaced."""
 
     def __init__(self, store: Callable[[], Store], attempt: Try, changes: ChangeFeed) -> None:
         self._store = store
@@ -34,8 +35,8 @@ class Annotations:
         self._changes.note(rows)
 
     def add(self, row: AnnotationRow, oldest_ms: int) -> AnnotationRow:
-        """Keep a note. One that is known already is returned as it is. Notes from before
-        `oldest_ms` make room. Raises TooMany."""
+        """Keep a note. A known note is returned unchanged. Notes from before `oldest_ms` make room.
+        Raises TooMany."""
         known = self._rows.get(row.id)
         if known is not None:
             return known
@@ -45,7 +46,8 @@ class Annotations:
         return self._put(row)
 
     def remove(self, annotation_id: str, actor: str) -> AnnotationRow:
-        """It stays stored, with who took it back. Raises UnknownAlert."""
+        """Mark a note as removed; it stays stored, with the name of who removed it. Raises
+        UnknownAlert."""
         known = self._rows.get(annotation_id)
         if known is None:
             raise UnknownAlert(f"no annotation {annotation_id}")
@@ -54,7 +56,7 @@ class Annotations:
         return self._put(replace(known, removed=True, actor=actor or known.actor))
 
     def keep(self) -> None:
-        """Tries to store what waits."""
+        """Try to store the waiting notes."""
 
         def work() -> None:
             for row in self._waiting.values():

@@ -46,7 +46,7 @@ LIMITS: dict[type, int] = {
 
 @dataclass(frozen=True, slots=True)
 class FeedBatch:
-    """`complete` False: rows between the cursor asked from and these are gone from here."""
+    """`complete` False: some rows after the requested cursor have been dropped."""
 
     changes: list[Change]
     cursor: int
@@ -54,14 +54,14 @@ class FeedBatch:
 
 
 class ChangeFeed:
-    """Written by the telemetry thread, read by any."""
+    """Written by the telemetry thread, read by any thread."""
 
     def __init__(self) -> None:
         self._rows: dict[type, OrderedDict[Hashable, Change]] = {
             kind: OrderedDict() for kind in LIMITS
         }
         self._cursor = 0
-        self._gone = 0  # cursor of the latest row that was dropped
+        self._gone = 0  # cursor of the latest dropped row
         self._lock = threading.Lock()
 
     def note(self, rows: Iterable[Row]) -> None:
@@ -78,7 +78,7 @@ class ChangeFeed:
                     self._gone = max(self._gone, oldest.cursor)
 
     def after(self, cursor: int) -> FeedBatch:
-        """All that changed since, oldest first; from 0 everything that is true now."""
+        """All changes after a cursor, oldest first; from 0 everything that is true now."""
         with self._lock:
             found: list[Change] = []
             for kept in self._rows.values():
@@ -90,7 +90,7 @@ class ChangeFeed:
             return FeedBatch(found, self._cursor, cursor == 0 or cursor >= self._gone)
 
     def standing(self) -> list[DriftRow | QualityRow]:
-        """The latest drift and quality rows there are."""
+        """The latest drift and quality rows."""
         with self._lock:
             kept = (*self._rows[DriftRow].values(), *self._rows[QualityRow].values())
         return [c.row for c in kept if isinstance(c.row, DriftRow | QualityRow)]
@@ -101,7 +101,7 @@ class ChangeFeed:
 
 
 def key_of(row: Row) -> Hashable:
-    """What a later row replaces an earlier one by."""
+    """The key by which a later row replaces an earlier one."""
     match row:
         case LatencyRow():
             return (row.bucket_unix_ms, row.width_s, row.stamp, row.mix, row.replica)

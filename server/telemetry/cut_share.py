@@ -1,8 +1,8 @@
-"""The share of rows whose answer does not rest on the whole of what was sent, as one structural
-alert a stamp: longer texts, animations, sounds without an end.
+"""The share of rows whose answer is based on only a part of the input (longer texts, animations,
+sounds without an end), as one structural alert for each stamp.
 
-Counted from the answers (`parts_cut`), so a bundle needs no reference for it: a row of the
-reference counts as cut only where the reference itself knows of a truncated text.
+It is counted from the answers (`parts_cut`), so a bundle needs no reference for it: a row of the
+reference counts as cut only if the reference itself knows of a truncated text.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ WHAT = "have parts that were cut or have a warning"
 
 @dataclass(slots=True)
 class CutShare:
-    """The rows of the last hour by stamp; what is kept is bounded by 361 slots a stamp."""
+    """The rows of the last hour by stamp; the memory is limited to 361 slots for each stamp."""
 
     _slots: dict[str, deque[tuple[float, int, int]]] = field(default_factory=dict, init=False)
 
     def add(self, records: Iterable[Record], now: float) -> None:
-        """Answered rows alone: what was refused was not cut."""
+        """Count answered rows only: a refused row was not cut."""
         begin = now // SLOT_S * SLOT_S
         for record in records:
             if record.error:
@@ -45,7 +45,8 @@ class CutShare:
             slots.append((at, rows + 1, cut + (record.parts_cut > 0)))
 
     def finding(self, stamp: str, reference: Reference, deff: float, now: float) -> Finding:
-        """`deff` is the design effect of the traffic. None while no reference exists."""
+        """`deff` is the design effect of the traffic. The finding is None while there is no
+        reference."""
         rows, cut = self._last_hour(stamp, now)
         before, of = cut_in(reference)
         key = f"structural/{stamp[:12]}/cut"

@@ -2,10 +2,10 @@
 
 TelemetryError
 ├── ReferenceRefused   reference/profile.json cannot be read or does not fit the features
-├── BadFilter          a filter line that cannot be understood: which term, why
+├── BadFilter          a filter line with an error; names the term and the error
 ├── UnknownAlert       an id that names no alert, silence or annotation
-├── TooMany            a limit of what people may add, reached
-├── ExportRefused      OpenTelemetry is asked for something this server cannot do
+├── TooMany            a limit on what people may add was reached
+├── ExportRefused      a setting of OpenTelemetry that this server cannot fulfil
 └── StoreBusy          the writer did not answer in time
 """
 
@@ -21,7 +21,7 @@ class ReferenceRefused(TelemetryError):
 
 
 class BadFilter(TelemetryError):
-    """`term` is the part of the filter line at fault."""
+    """`term` is the part of the filter line with the error."""
 
     def __init__(self, term: str, message: str) -> None:
         super().__init__(f"{term!r}: {message}")
@@ -34,11 +34,11 @@ class UnknownAlert(TelemetryError):
 
 
 class TooMany(TelemetryError):
-    """Says what there is too much of, the limit and the remedy."""
+    """The message names the quantity that is too large, the limit and the remedy."""
 
 
 class ExportRefused(TelemetryError):
-    """Says which flag or variable is at fault, and why."""
+    """The message names the flag or variable, and the reason."""
 
 
 class StoreBusy(TelemetryError):

@@ -1,4 +1,4 @@
-"""A tick: drift, structure and quality of every stamp that has traffic, as rows and findings."""
+"""One tick: drift, structure and quality of every stamp with traffic, as rows and findings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEPT_LEVELS = ("warning", "high", "critical")
 
 @dataclass(eq=False)
 class Evaluation:
-    """`findings` and `rows` are of the last tick."""
+    """`findings` and `rows` are those of the last tick."""
 
     states: Mapping[str, StampState]
     counting: Counting
@@ -61,7 +61,8 @@ class Evaluation:
         return [state for state in self.states.values() if state.last_at > now - LONG_S - HOUR_S]
 
     def worth_keeping(self, now: float) -> list[DriftRow]:
-        """All traffic at every tick; slices once an hour, and whenever something is wrong."""
+        """The rows to store: for all traffic at every tick, for slices once an hour and whenever
+        something is wrong."""
         hourly = now % HOUR_S < 300
         return [
             row
@@ -70,7 +71,7 @@ class Evaluation:
         ]
 
     def sums(self, now: float) -> Iterator[Row]:
-        """Profiles and quality of the hours that still fill, absolute."""
+        """Profiles and quality of the hours that are still filling, as absolute values."""
         for stamp, hour, name in list(self.counting.profiles.keys()):
             state = self.states.get(stamp)
             if state is not None and hour > now - 2 * HOUR_S:

@@ -8,11 +8,11 @@ A matcher chooses the alerts that a silence covers.
 
     kind=drift feature=image.* slice=site=b
 
-The terms of both are separated by blanks, and all of them must hold. Double quotes keep a value
-with blanks together, and `*` stands for any text. docs/telemetry.md has the table of the names.
+In both languages blanks separate the terms, and all terms must match. Double quotes enclose a value
+with blanks, and `*` matches any text. docs/telemetry.md has the table of the names.
 
-This module knows no database. What a clause means in SQL is in store/filter_sql.py for
-telemetry.db, and in console/cache/filter_sql.py for the cache of the console.
+This module does not know databases. store/filter_sql.py translates clauses to SQL for telemetry.db,
+and console/cache/filter_sql.py for the cache of the console.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.telemetry.errors import BadFilter as BadFilter
 from server.telemetry.outputs import FILTER_NAMES
 from server.telemetry.rows import AlertRow
 
-# As typed -> the field it names.
+# The typed name -> the field it names.
 NUMBERS: Mapping[str, str] = {
     name: name
     for name in ("replica", "batch_size")
@@ -58,14 +58,14 @@ DIGITS: Mapping[str, str] = {
     "trace_id": "trace_id",
 }
 FLAGS = ("error", "kept", "labelled", "wrong")
-# The span of time is chosen beside the line. A line with two spans would have two meanings.
+# The time span is chosen separately from the line. A line with two spans would be ambiguous.
 TIMES = ("at", "time", "since", "until")
-TAG = "slice."  # before the key of a slice that has the name of a field, or a dot in its own
+TAG = "slice."  # prefix for the key of a slice that has the name of a field, or that contains a dot
 
 MOST_TERMS = 20
-# `*` in one value. SQLite's GLOB tries every way to share a text among them.
+# Number of `*` in one value. SQLite's GLOB tries every way to divide a text among them.
 MOST_WILDCARDS = 4
-LONGEST = 4000  # characters of a line
+LONGEST = 4000  # characters in a line
 
 Kind = Literal["number", "text", "digits", "flag", "slice", "feature"]
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
@@ -91,11 +91,11 @@ class Clause:
     name: str
     op: str
     value: str
-    term: str  # as it was typed, with its quotes
+    term: str  # as typed, with its quotes
 
     @property
     def number(self) -> float:
-        """Raises BadFilter."""
+        """The value as a number. Raises BadFilter."""
         try:
             found = float(self.value)
         except ValueError:
@@ -106,8 +106,8 @@ class Clause:
 
 
 def parse_filter(line: str) -> tuple[Clause, ...]:
-    """The clauses of a line; an empty line has none. Raises BadFilter, which names the term at
-    fault and what to write instead."""
+    """The clauses of a line; an empty line has none. Raises BadFilter, which names the wrong term
+    and what to write instead."""
     if len(line) > LONGEST:
         raise BadFilter(_short(line), f"{len(line)} characters; the limit is {LONGEST}")
     terms = _terms(line)
@@ -178,7 +178,7 @@ def _text(clause: Clause) -> Clause:
 
 
 def _digits(clause: Clause) -> Clause:
-    """A stamp may also be given by its name, which ends in + and its first digits."""
+    """A stamp may also be given as a stamp name, which ends in + and the stamp's first digits."""
     _text(clause)
     value = clause.value.rpartition("+")[2] if clause.name == "stamp" else clause.value
     if not value:
@@ -187,20 +187,21 @@ def _digits(clause: Clause) -> Clause:
 
 
 def _feature(clause: Clause) -> Clause:
-    """Whether it is a number or a category is known where the features are (`feature_test`)."""
+    """A clause about a feature. Only code that has the features knows whether it is a number or a
+    category (`feature_test`)."""
     if not clause.value:
         raise BadFilter(clause.term, f"{clause.name} needs a value")
     return clause if clause.op in TEXT_OPERATORS else _number(clause)
 
 
 def sql_test(clause: Clause, expression: str) -> tuple[str, str]:
-    """The condition of a clause about text on an SQL expression, and its one parameter."""
+    """The SQL condition for a text clause on `expression`, and its one parameter."""
     if clause.op == "~":
         return f"instr(lower({expression}), lower(?)) > 0", clause.value
     value = clause.value + ("*" if clause.kind == "digits" else "")
     if "*" not in value:
         return f"{expression} {clause.op} ?", value
-    # The other wildcards of GLOB mean themselves here.
+    # Escape the other wildcards of GLOB.
     pattern = re.sub(r"([\[?])", r"[\1]", value)
     return f"{expression} {'' if clause.op == '=' else 'NOT '}GLOB ?", pattern
 
@@ -228,7 +229,7 @@ def feature_test(clause: Clause, categories: Sequence[str] | None) -> Callable[[
 
 
 def _number_test(clause: Clause) -> Callable[[float], bool]:
-    """Features are stored in 32 bits, so the limit is rounded to them as well."""
+    """A test on numbers. Features are stored in 32 bits, so the limit is rounded to 32 bits too."""
     limit, compare = _single(_number(clause).number), COMPARE[clause.op]
     return lambda value: not math.isnan(value) and compare(value, limit)
 
@@ -241,8 +242,9 @@ def _single(value: float) -> float:
 
 
 def like(text: str, pattern: str) -> bool:
-    """Whether the whole text fits; `*` is any text, everything else means itself. In linear time: a
-    regular expression would try every way to share the text among the wildcards."""
+    """Whether the whole text matches; `*` is any text, every other character matches itself. It
+    takes linear time, where a regular expression would try every way to divide the text among the
+    wildcards."""
     first, *rest = pattern.split("*")
     if not rest:
         return text == first
@@ -259,14 +261,14 @@ def like(text: str, pattern: str) -> bool:
 
 
 def equals(name: str, value: str) -> str:
-    """The term `name=value`, quoted where it needs to be. A quotation mark in the value, which no
-    term can hold, becomes the wildcard."""
+    """The term `name=value`, quoted if necessary. A quotation mark in the value, which a term
+    cannot contain, becomes the wildcard."""
     value = value.replace('"', "*")
     return f'{name}="{value}"' if re.search(r"\s", value) else f"{name}={value}"
 
 
 def slice_name(key: str) -> str:
-    """How the key of a slice is written in a line."""
+    """The form of a slice's key in a filter line."""
     taken = key in NUMBERS or key in TEXTS or key in DIGITS or key in FLAGS or key in TIMES
     return TAG + key if taken or "." in key else key
 
@@ -292,8 +294,8 @@ def parse_matcher(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def silences(matcher: str, alert: AlertRow) -> bool:
-    """Whether every term holds. A feature or a slice must fit at least one of the alert's. Raises
-    BadFilter."""
+    """Whether every term matches. A feature or a slice must match at least one of the alert's.
+    Raises BadFilter."""
     return all(_fits(field, pattern, alert) for field, pattern in parse_matcher(matcher))
 
 

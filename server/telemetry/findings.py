@@ -9,8 +9,8 @@ SEVERITIES = ("", "warning", "high", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`severity` "" = nothing wrong. `confirmed` False keeps an alert pending. `hold_s` is how
-    long it must stay right before the alert closes."""
+    """`severity` "" means that nothing is wrong. `confirmed` False keeps an alert pending. `hold_s`
+    is how long the state must stay ok before the alert closes."""
 
     key: str
     kind: str  # drift | structural | latency | readiness | skew | telemetry | value

@@ -1,6 +1,6 @@
-"""The scalar outputs and the times of one row: the one list of them, read by the record, the
-columns of telemetry.db and of the console's cache, the mapping to and from the wire, filters,
-exports, the console's table and docs/telemetry.md.
+"""The only list of a row's scalar outputs and times. It defines the record, the columns of
+telemetry.db and of the console's cache, the conversion to and from messages, filters, exports, the
+console's table and docs/telemetry.md.
 
 To add an output: a field of `Outputs` here, a field of the same name in `Prediction`
 (proto/inference.proto) and `PredictionRow` (proto/observe.proto), and a value in the pipeline's
@@ -19,7 +19,8 @@ from typing import Any, cast
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
     """One output. `alias` is its short name in filter lines, `head` the head of its column in the
-    console's table of predictions; both may be empty. A value under `least` means `doubt`."""
+    console's table of predictions; both may be empty. A value below `least` is shown with the text
+    `doubt`."""
 
     name: str
     unit: str
@@ -57,8 +58,8 @@ def _output(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Inherited by every class that carries the outputs of a row. NaN: the row has no such output,
-    as the margin of an embedding."""
+    """Base of every class with the outputs of a row. NaN: the row has no such output, for example
+    the margin of an embedding."""
 
     confidence: float = _output(
         "1", "calibrated probability of the label", alias="conf", head="conf"
@@ -84,7 +85,7 @@ OUTPUTS = tuple(
     OutputSpec(f.name, default=cast(float, f.default), **f.metadata) for f in fields(Outputs)
 )
 OUTPUT_NAMES = tuple(spec.name for spec in OUTPUTS)
-# What a filter line may call them -> the column.
+# The alias in a filter line -> the column.
 FILTER_NAMES = {spec.name: spec.name for spec in OUTPUTS} | {
     spec.alias: spec.name for spec in OUTPUTS if spec.alias
 }
@@ -93,7 +94,8 @@ _values: Any = attrgetter(*OUTPUT_NAMES)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds of each stage. Waiting is `queue_ms`, so the stages add up to the total."""
+    """Milliseconds of each stage. `queue_ms` contains all waiting, so the stages add up to the
+    total."""
 
     queue_ms: float = 0.0
     decode_ms: float = 0.0
@@ -109,30 +111,30 @@ _times: Any = attrgetter(*TIME_NAMES)
 
 
 def time_tuple(source: Any) -> tuple[float, ...]:
-    """The times of anything that has them as attributes, in the order of TIME_NAMES."""
+    """The times of an object that has them as attributes, in the order of TIME_NAMES."""
     found: tuple[float, ...] = _times(source)
     return found
 
 
 def times_of(source: Any) -> dict[str, Any]:
-    """The same by name."""
+    """The same times, by name."""
     return dict(zip(TIME_NAMES, _times(source), strict=True))
 
 
 def output_tuple(source: Any) -> tuple[float, ...]:
-    """The outputs of anything that has them as attributes, in the order of OUTPUT_NAMES."""
+    """The outputs of an object that has them as attributes, in the order of OUTPUT_NAMES."""
     found: tuple[float, ...] = _values(source)
     return found
 
 
 def outputs_of(source: Any) -> dict[str, Any]:
-    """The same by name: the arguments of whatever is made next."""
+    """The same outputs by name, as keyword arguments."""
     return dict(zip(OUTPUT_NAMES, _values(source), strict=True))
 
 
 def stored_outputs(columns: Sequence[Any]) -> dict[str, Any]:
-    """By name, out of SQL columns in the order of OUTPUT_NAMES. SQLite stores NaN as NULL; NULL is
-    also what a row has that is older than its column."""
+    """Outputs by name, from SQL columns in the order of OUTPUT_NAMES. SQLite stores NaN as NULL; a
+    row older than its column has NULL too."""
     return {
         spec.name: (spec.default if spec.whole else math.nan) if value is None else value
         for spec, value in zip(OUTPUTS, columns, strict=True)

@@ -11,7 +11,7 @@ from server.telemetry.outputs import Outputs
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """One position of `Record.features`. A categorical value is an index into `categories`;
-    `len(categories)` and above mean a category the schema does not know."""
+    `len(categories)` and above mean a category that is not in the schema."""
 
     name: str  # e.g. audio.rms_dbfs
     modality: str  # text | image | audio | request | output | embedding
@@ -22,8 +22,8 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True)
 class BundleFiles:
-    """What telemetry needs of a bundle. `reference` and `objective` are the bytes of those files;
-    empty: the bundle has no such file."""
+    """The files of a bundle that telemetry needs. `reference` and `objective` are the bytes of
+    those files, empty if the bundle has no such file."""
 
     stamp: str
     name: str = ""
@@ -57,12 +57,12 @@ class Record(Outputs):
     post_ms: float
     total_ms: float
     error: str = ""  # "" or CODE/REASON/field
-    error_message: str = ""  # the sentence its caller got
+    error_message: str = ""  # the sentence that its caller received
     env: str = ""
     trace_id: str = ""
     batch_mates: tuple[str, ...] = ()
     payload: bytes = b""  # the serialized Example; empty when it may not be kept
-    # Of a generation; not stored, for OpenTelemetry only.
+    # For a generation; not stored, used only by OpenTelemetry.
     generated_tokens: int = 0
     first_token_ms: float = 0.0
     finish_reason: str = ""

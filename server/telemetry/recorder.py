@@ -1,7 +1,7 @@
-"""The queue between answering and telemetry, and the one thread behind it.
+"""The queue between answering and telemetry, and the thread that empties it.
 
-`put` is all that a request pays for: an append, and a comparison. Whatever the thread's work does,
-it never reaches the caller: a full queue drops and counts, a fault is logged and counted.
+A request costs only a `put`: an append and a comparison. The thread's work never affects the
+caller: a full queue drops and counts, an error is logged and counted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Answer = TypeVar("Answer")
 LIMIT_ROWS = 16384
 LIMIT_PAYLOAD_BYTES = 32 << 20
 BATCH_ROWS = 1024
-FLUSH_S = 0.2  # a row waits this long at most before it is written
+FLUSH_S = 0.2  # the longest time before a row is written
 CALL_TIMEOUT_S = 10.0
 
 
 @dataclass(eq=False)
 class Recorder:
-    """`write` gets batches in the order of `put`, `idle` is called after each and at least every
-    FLUSH_S; both only ever on the thread that this object starts."""
+    """`write` gets batches in the order of `put`; `idle` is called after each batch and at least
+    every FLUSH_S. Both are only called on the thread that this object starts."""
 
     write: Callable[[list[Queued]], None]
     idle: Callable[[], None]
@@ -41,10 +41,10 @@ class Recorder:
     limit_payload_bytes: int = LIMIT_PAYLOAD_BYTES
 
     def __post_init__(self) -> None:
-        # Appending and popping at the ends are atomic: no lock on the request's way.
+        # Appending and popping at the ends are atomic, so the request path needs no lock.
         self._queue: deque[Queued] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        # Invariant: the first is only ever changed by `put`, the second by the thread.
+        # Invariant: only `put` changes the first counter, only the thread the second.
         self._payload_bytes_in = self._payload_bytes_out = 0
         self.recorded = self.dropped = self.lost = self.payloads_dropped = 0
         self._wake = threading.Event()
@@ -68,8 +68,8 @@ class Recorder:
         self._queue.append((record, schema))
 
     def call(self, work: Callable[[], Answer], timeout_s: float = CALL_TIMEOUT_S) -> Answer:
-        """Runs `work` on the thread, after all rows put before it, and returns what it returns or
-        raises what it raises. Raises StoreBusy when that takes too long."""
+        """Runs `work` on the thread, after all rows put before it, and returns its result or raises
+        its exception. Raises StoreBusy when that takes too long."""
         done: Future[Answer] = Future()
 
         def run() -> None:
@@ -78,7 +78,7 @@ class Recorder:
             try:
                 done.set_result(work())
             except Exception as fault:
-                # The loop's edge too: it goes to the caller, whatever it is.
+                # Also the edge of the loop: any error goes to the caller.
                 done.set_exception(fault)
 
         self._calls.append(run)
@@ -90,7 +90,7 @@ class Recorder:
             raise StoreBusy(f"telemetry did not answer in {timeout_s:.0f} s") from None
 
     def post(self, work: Callable[[], None]) -> None:
-        """The same without waiting for it; a fault is logged."""
+        """Like `call`, but without waiting; an error is logged."""
         self._calls.append(lambda: self._guarded(work, 0))
         self._wake.set()
 
@@ -103,7 +103,7 @@ class Recorder:
         return self._thread.is_alive()
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Writes what is queued; False when that was not done in time."""
+        """Writes what is queued; False if that was not finished in time."""
         self._stopping.set()
         self._wake.set()
         self._thread.join(timeout_s)
@@ -113,7 +113,7 @@ class Recorder:
         while True:
             last = self._stopping.is_set()
             self._wake.clear()
-            calls = len(self._calls)  # of these every row was put before
+            calls = len(self._calls)  # every row was put before these calls
             more = self._drain()
             for _ in range(calls):
                 self._calls.popleft()()
@@ -124,7 +124,8 @@ class Recorder:
                 self._wake.wait(FLUSH_S)
 
     def _drain(self) -> bool:
-        """Writes what was queued when it was called; True when as much has come again."""
+        """Writes what was queued when it was called; True if as many rows have arrived
+        meanwhile."""
         waiting = len(self._queue)
         while waiting > 0:
             batch = [self._queue.popleft() for _ in range(min(waiting, BATCH_ROWS))]
@@ -138,6 +139,6 @@ class Recorder:
         try:
             work()
         except Exception:
-            # The loop's edge: a fault in telemetry must not end it, nor reach an answer.
+            # The edge of the loop: an error in telemetry must neither end it nor reach an answer.
             self.lost += rows
             logger.exception("telemetry: %d rows lost to a fault", rows)

@@ -1,5 +1,5 @@
-"""After a start: counts again what was written after the sums were last stored, so that the sums
-are always those of the predictions that are there, whatever killed the server."""
+"""After a start, counts again the rows written after the sums were last stored. So the sums always
+match the stored predictions, however the server was killed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from server.telemetry.stamps.registry import StampRegistry
 from server.telemetry.store.store import Store
 
 CHUNK_ROWS = 2000
-REMEMBERED_ROWS = 100_000  # of the last hour, for the short window
-# What counting needs of a row as it is in its table.
+REMEMBERED_ROWS = 100_000  # rows of the last hour, for the short window
+# The columns of a row that counting needs.
 NEEDED = (
     *("prediction_id", "at", "task", "mix", "label", "features", "replica", "batch_size"),
     *("error", "trace_id", *TIME_NAMES),
 )
-FEEDBACK = "feedback"  # its place in the table of how far the sums have come
+FEEDBACK = "feedback"  # its key in the table of counting progress
 
 
 def recount(
     store: Store, states: StampRegistry, counting: Counting, feedback: Feedback, now: float
 ) -> int:
-    """How many predictions were counted again."""
+    """Returns how many predictions were counted again."""
     counted, again = store.counted(), 0
     for day in store.days():
         for records in _records(store, day, "p.id > ?", counted.get(day, 0)):
@@ -59,7 +59,7 @@ def _meet(states: StampRegistry, records: list[Record]) -> None:
 
 
 def _records(store: Store, day: str, where: str, value: float) -> Iterator[list[Record]]:
-    """What counting needs of the rows, oldest first."""
+    """The columns of the rows that counting needs, oldest first."""
     found = store.connection.execute(
         f"SELECT s.hex, p.slices, ifnull(p.confidence, 0), {', '.join(f'p.{n}' for n in NEEDED)}"
         f" FROM prediction_{day} p JOIN stamp s ON s.id = p.stamp_id WHERE {where} ORDER BY p.id",

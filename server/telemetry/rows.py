@@ -1,4 +1,4 @@
-"""Telemetry's rows as the Observe service sends them: frozen rows, field for field those of
+"""Telemetry's rows as the Observe service sends them: frozen rows with the fields of
 proto/observe.proto. A later row with the same key replaces the earlier one."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from server.telemetry.record import Record
 
 
 class FormatRows(Protocol):
-    """Rows with a part in a format that is not decoded, of all rows with that medium."""
+    """The number of rows with a part in a format that is not decoded, and of all rows with that
+    medium."""
 
     @property
     def format(self) -> str: ...
@@ -32,7 +33,7 @@ _ROWS_WITH = {"audio": "rows with sound", "image": "rows with a picture"}
 
 
 def refused_formats(counts: Sequence[FormatRows]) -> str:
-    """For people, the most frequent first: how many rows, and of which share."""
+    """A text, most frequent format first: the number of rows and their share."""
     return ", ".join(
         f"{one.format} {one.rows} ({_percent(one.rows / max(one.of_rows, 1))} of "
         f"{_ROWS_WITH.get(one.medium, 'rows')})"
@@ -108,12 +109,12 @@ class FeatureRow:
     reference_n: float
     importance: float
     groups: tuple[int, ...] = ()  # merged group of each cell, for KL, JS and PSI
-    deff: float = 0.0  # design effect of the live rows; 0: 1
+    deff: float = 0.0  # design effect of the live rows; 0 means 1
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """Absolute for its hour; `slice` "" is all traffic."""
+    """Absolute counts for its hour; `slice` "" is all traffic."""
 
     stamp: str
     feature: str
@@ -197,8 +198,8 @@ class SilenceRow:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationRow:
-    """What a person wrote on the time axis; `removed`: it was taken back. The same id at several
-    servers is the same note."""
+    """A person's note on the time axis; `removed`: it was deleted. The same id on several servers
+    is the same note."""
 
     id: str
     at_unix_ms: int
@@ -225,14 +226,14 @@ class DeployRow:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRow:
-    """One kept row: the record as it was put, and what telemetry learned about it since."""
+    """One kept row: the record, and what telemetry has learned about it since."""
 
     record: Record
     payload_kept: bool = False
     sample_p: float = 0.0
     true_label: str = ""
     example: bytes = b""
-    locked: str = ""  # why a kept payload that was asked for cannot be read
+    locked: str = ""  # why a requested payload cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,8 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class QualityRow:
-    """Realised figures are of the labelled rows, NaN without; estimated ones of all rows."""
+    """Realised figures cover the labelled rows, NaN without any; estimated figures cover all
+    rows."""
 
     bucket_unix_s: int
     width_s: int
@@ -267,7 +269,7 @@ class QualityRow:
 
 @dataclass(frozen=True, slots=True)
 class SliceRow:
-    """A part of traffic that does worse than the rest; `message` describes it."""
+    """A part of the traffic with worse results than the rest; `message` describes it."""
 
     expression: str
     message: str
@@ -282,7 +284,7 @@ class SliceRow:
     at_unix_ms: int
 
 
-# What a console keeps as it came; of a prediction it keeps less.
+# The rows that a console stores unchanged; of a prediction it stores less.
 PlainRow = (
     LatencyRow
     | FeatureRow
@@ -300,7 +302,7 @@ Row = PlainRow | PredictionRow
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`cursor` grows with every change of one server instance."""
+    """`cursor` grows with every change during one run of the server."""
 
     cursor: int
     row: Row
@@ -308,9 +310,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TelemetryHealth:
-    """How telemetry itself fares; counts since start."""
+    """The health of telemetry itself; counts since start."""
 
-    state: str = "ok"  # ok | degraded: why
+    state: str = "ok"  # ok | degraded: reason
     recorded: int = 0
     dropped: int = 0
     payloads_kept: int = 0

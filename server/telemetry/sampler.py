@@ -1,10 +1,9 @@
-"""Which payloads are kept: a share of all, and more of those worth looking at.
+"""Chooses the payloads to keep: a share of all, and more of those that are worth inspection.
 
-The choice is a hash of the prediction's id against a probability, so that servers with the same
-probability choose alike, and the probability is stored with the row, so that figures over kept
-payloads can be weighted back (Horvitz and Thompson 1952). Those worth looking at share what
-a budget leaves them: a flood of errors, or a day on which everything is doubtful, must not fill the
-disk.
+The choice compares a hash of the prediction's id with a probability, so that servers with the same
+probability choose alike. The probability is stored with the row, so that figures over kept payloads
+can be reweighted (Horvitz and Thompson 1952). The payloads worth inspection share a budget: a flood
+of errors, or a day of doubtful answers, must not fill the disk.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from dataclasses import dataclass
 
 from server.telemetry.record import Record
 
-LOW_MARGIN = 0.2  # between the first and the second label
+LOW_MARGIN = 0.2  # between the best and the second-best label
 UNCERTAIN_SHARE = 0.5
-MOST_SHARE = 0.10  # of all payloads, or twice the plain share when that is more
+MOST_SHARE = 0.10  # of all payloads, or twice `share` if that is more
 RECENT_ROWS = 500
 MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SampleChoice:
-    """`probability` is that of the row's stratum; 0 when nothing of it could be kept."""
+    """`probability` is that of the row's stratum; 0 if nothing in it could be kept."""
 
     keep: bool
     probability: float
@@ -31,13 +30,14 @@ class SampleChoice:
 
 
 class Sampler:
-    """`share` is that of plain rows, 0.01 to 0.10 as a rule; 0 keeps nothing at all."""
+    """`share` is the sampling probability of plain rows, usually 0.01 to 0.10; with 0 nothing is
+    kept."""
 
     def __init__(self, share: float, most_bytes: int = MOST_BYTES) -> None:
         self.share = share
         self.most_bytes = most_bytes
         self._budget = max(MOST_SHARE, 2 * share) - share
-        self._wanted = 0.0  # beyond `share`, of a recent row on average
+        self._wanted = 0.0  # the mean probability wanted beyond `share`, over recent rows
 
     def choose(self, record: Record, firing: bool = False) -> SampleChoice:
         """`firing`: an alert is open for one of the row's features or slices."""
@@ -55,7 +55,7 @@ class Sampler:
         return SampleChoice(uniform(record.prediction_id) < wanted, wanted, stratum)
 
     def _stratum(self, record: Record, firing: bool) -> tuple[str, float]:
-        """With the probability it would have without a budget."""
+        """The stratum, and its probability without the budget."""
         if record.error:
             return "error", 1.0
         more = max(UNCERTAIN_SHARE, self.share)
@@ -67,6 +67,6 @@ class Sampler:
 
 
 def uniform(prediction_id: str) -> float:
-    """A number in [0, 1) that only the id decides."""
+    """A number in [0, 1) that depends only on the id."""
     digest = hashlib.blake2b(prediction_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

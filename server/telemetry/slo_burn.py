@@ -1,5 +1,5 @@
-"""How fast the latency objective's budget burns, as one alert: by two windows, as the SRE workbook
-has it. One slow request opens nothing, and the alert ends soon after the trouble does."""
+"""How fast the latency objective's error budget burns, as one alert over two windows, as in the SRE
+workbook. A single slow request does not open it, and it ends soon after the problem does."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from server.telemetry.record import Record
 
 KEY = "latency/slo"
 SHORT_S, LONG_S = 300.0, 3600.0
-BUDGET = 0.01  # the objective is one of the 99th percentile
-# At 14.4 a budget of 30 days loses 2 % in one hour: worth paging the operator for.
+BUDGET = 0.01  # the objective is for the 99th percentile
+# At 14.4, a 30-day budget loses 2 % in one hour: enough to page the operator.
 FAST = 14.4
-LEAST = 100  # requests in the short window; of fewer a share means little
+LEAST = 100  # requests in the short window; with fewer, a share means little
 SLOT_S = 10.0
 HOLD_S = 120.0
 
 
 class SloBurn:
-    """`slo_ms` 0: there is no objective, and nothing burns."""
+    """`slo_ms` 0: there is no objective, so no budget burns."""
 
     def __init__(self, slo_ms: float) -> None:
         self._slo_ms = slo_ms
@@ -53,7 +53,7 @@ class SloBurn:
         return Finding(KEY, "latency", "critical", summary, hold_s=HOLD_S)
 
     def _rate(self, now: float, window_s: float) -> tuple[int, float]:
-        """(requests, how many times as fast as the budget allows)."""
+        """(requests, burn rate: how many times as fast as the budget allows)."""
         inside = [slot for slot in self._slots if now - window_s <= slot[0] <= now]
         requests = sum(slot[1] for slot in inside)
         slow = sum(slot[2] for slot in inside)

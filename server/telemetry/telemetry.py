@@ -1,7 +1,7 @@
-"""The facade of telemetry: put records in, query what happened.
+"""The facade of telemetry: put records in, query the history.
 
-`put` is the request path. Everything that changes something goes to the one telemetry thread and
-waits for it; everything that only reads opens the database itself. Any thread may call.
+`put` is on the request path. Every change goes to the one telemetry thread and waits for it; every
+read opens the database itself. Any thread may call.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ CLOSE_S = 10.0
 class Telemetry:
     """`clock` is unix seconds and may run faster than `monotonic`, by which work is paced.
 
-    `alerted` is called for every step of an alert, `sampled` for every payload kept, both on the
-    telemetry thread; they must return quickly.
+    The telemetry thread calls `alerted` for every step of an alert, and `sampled` for every payload
+    kept; both must return quickly.
     """
 
     def __init__(
@@ -56,9 +56,8 @@ class Telemetry:
         alerted: Callable[[AlertRow], None] = lambda row: None,
         sampled: Callable[[Record, float], None] = lambda record, probability: None,
     ) -> None:
-        """Raises ValueError when the alert command cannot be run, BadBaseline when the
-        baseline cannot be understood, and OSError or sqlite3.Error when not even a temporary
-        folder can be written."""
+        """Raises ValueError when the alert command cannot be run, BadBaseline for an invalid
+        baseline, and OSError or sqlite3.Error when not even a temporary folder can be written."""
         self._clock = clock
         self._alerted = alerted
         self._command = None
@@ -75,7 +74,7 @@ class Telemetry:
         self._recorder.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Writes what is queued; ends every thread. Again: does nothing."""
+        """Writes what is queued and ends every thread. Further calls do nothing."""
         if not self._recorder.alive:
             return
         if self._recorder.close(timeout_s):
@@ -88,23 +87,23 @@ class Telemetry:
         self._recorder.put(record, schema)
 
     def adopt(self, bundle: BundleFiles) -> None:
-        """A bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused when its files
-        do not fit what it sends, before anything is changed."""
+        """A bundle is about to serve. Raises ReferenceRefused or ObjectiveRefused when its files do
+        not fit what it sends; then nothing has changed."""
         check(bundle)
         self._recorder.call(lambda: self._writer.adopt(bundle))
 
     def deployed(self, row: DeployRow) -> None:
-        """Does not wait."""
+        """Record a deploy. Does not wait."""
         self._recorder.post(lambda: self._writer.alerts.deployed(row, self._clock()))
 
     def report(self, findings: Iterable[Finding]) -> None:
-        """What the server found about itself: readiness, latency, skew. Does not wait."""
+        """Report what the server found about itself: readiness, latency, skew. Does not wait."""
         taken = list(findings)
         self._recorder.post(lambda: self._writer.report(taken))
 
     def feedback(self, items: Sequence[FeedbackItem]) -> list[FeedbackResult]:
-        """One result an item, in order. Raises StoreBusy, and sqlite3.Error when nothing can be
-        written: then none was taken."""
+        """One result for each item, in order. Raises StoreBusy, and sqlite3.Error when nothing can
+        be written: then no item was stored."""
         taken = list(items)
         return self._recorder.call(lambda: self._writer.take_feedback(taken))
 
@@ -116,7 +115,7 @@ class Telemetry:
         return self._recorder.call(lambda: self._writer.alerts.acknowledge(*asked, self._clock()))
 
     def silence(self, matcher: str, until: float, actor: str, reason: str) -> SilenceRow:
-        """Raises BadFilter, and ValueError when it would not end."""
+        """Raises BadFilter, and ValueError when the silence would not end."""
         asked = (matcher, until, actor, reason)
         return self._recorder.call(lambda: self._writer.alerts.silence(*asked, self._clock()))
 
@@ -126,12 +125,12 @@ class Telemetry:
         return self._recorder.call(lambda: alerts.end_silence(silence_id, self._clock()))
 
     def annotate(self, row: AnnotationRow) -> AnnotationRow:
-        """Keep a note, or with `removed` take the one of that id back. Raises UnknownAlert and
+        """Keep a note, or with `removed` delete the one with that id. Raises UnknownAlert and
         TooMany."""
         return self._recorder.call(lambda: self._writer.annotate(row))
 
     def changes(self, after: int = 0) -> FeedBatch:
-        """What changed since a cursor; from 0 all that is true now."""
+        """The changes since a cursor; from 0 everything that is true now."""
         return self._changes.after(after)
 
     def standing(self) -> list[DriftRow | QualityRow]:
@@ -139,7 +138,7 @@ class Telemetry:
         return self._changes.standing()
 
     def alerts(self) -> list[AlertRow]:
-        """Open ones first, worst first."""
+        """Open alerts first, worst first."""
         return self._recorder.call(self._writer.alerts.book.rows)
 
     def history(self, span: TimeSpan, kinds: Sequence[str] = ()) -> Iterator[Row]:
@@ -151,21 +150,22 @@ class Telemetry:
             yield from self._reader.samples(span=span, limit=1000)
 
     def qualities(self, span: TimeSpan) -> list[QualityRow]:
-        """Hourly, as far as it is stored; each measured with its own stamp's yardstick."""
+        """Hourly quality, as far as it is stored; each hour measured with its own stamp's
+        yardstick."""
         return self._recorder.call(lambda: self._qualities(span))
 
     def samples(
         self, line: str = "", span: TimeSpan | None = None, limit: int = 100, payload: bool = False
     ) -> list[PredictionRow]:
-        """Newest first. Raises BadFilter."""
+        """Samples, newest first. Raises BadFilter."""
         return self._reader.samples(line, span, limit, payload)
 
     def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
         return self._reader.by_id(ids, payload)
 
     def worst_slices(self, wanted: SliceSearch, stamp: str = "") -> SliceSearchResult:
-        """Of a stamp, or of the one with the latest traffic. Raises ValueError on an unknown
-        measure. Takes seconds over hundreds of thousands of rows."""
+        """The worst slices of a stamp, or of the one with the latest traffic. Raises ValueError for
+        an unknown measure. Takes seconds over hundreds of thousands of rows."""
         state = self._state_of(stamp)
         if state is None:
             return SliceSearchResult([], 0, False)
@@ -219,8 +219,8 @@ class Telemetry:
 
 
 def check(bundle: BundleFiles) -> None:
-    """Raises ReferenceRefused or ObjectiveRefused when a bundle's files do not fit its features
-    and labels; the server calls it before a bundle is made to serve."""
+    """Raises ReferenceRefused or ObjectiveRefused when a bundle's files do not fit its features and
+    labels; the server calls it before a bundle serves."""
     if bundle.reference:
         reference.parse(bundle.reference, bundle.schema)
     if bundle.objective:

@@ -1,7 +1,7 @@
 """The work of the telemetry thread: count, store, evaluate, notify. All of it runs on that thread.
 
-`write` takes batches as they come; `idle` does what is due: rows and sums to the store, ticks of
-the drift detector, retention. The order in `idle` is the order of things.
+`write` takes batches as they arrive; `idle` does what is due: rows and sums to the store, ticks of
+the drift detector, retention. The order of the steps in `idle` matters.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from server.telemetry.store.write_journal import Journal, JournalEntry
 
 logger = logging.getLogger(__name__)
 
-DISTRUST_S = 86400.0  # after a step of the clock no row expires by age for this long
-BURN_EVERY_S = 5.0  # between looks at the latency objective
-SHOWN_PREDICTIONS = 10  # in the change feed, for each `feed_interval_s`
+DISTRUST_S = 86400.0  # for this long after a step of the clock, no row expires because of its age
+BURN_EVERY_S = 5.0  # time between checks of the latency objective
+SHOWN_PREDICTIONS = 10  # predictions in the change feed for each `feed_interval_s`
 Clock = Callable[[], float]
 
 
@@ -74,7 +74,7 @@ class TelemetryWriter:
         self._next_burn = -math.inf
         self._shown = 0
         self._steps = ClockSteps(self.settings.speed)
-        self._distrusted_until = -math.inf  # of the monotonic clock
+        self._distrusted_until = -math.inf  # on the monotonic clock
         self._baseline = choice_of(self.settings.baseline)
         self._begin()
         self.alerts.restore(self.clock())
@@ -96,7 +96,8 @@ class TelemetryWriter:
         with self.store.transaction():
             again = recount(self.store, self.states, self.counting, self.feedback, now)
             self.counting.settle(now)
-        # Or sums stored before the next row comes would be counted on top of at the next start.
+        # Otherwise sums stored before the next row arrives would be counted again at the next
+        # start.
         self.journal.last_rows = {day: self.store.last_row(day) for day in self.store.days()}
         self.states.restore(now)
         if again:
@@ -158,7 +159,7 @@ class TelemetryWriter:
         self.store.close()
 
     def tick(self, now: float) -> None:
-        """Judges everything once; on a clock of its own in tests."""
+        """Evaluate everything once; tests call it with their own clock."""
         self.counting.settle(now)
         self.evaluation.tick(now)
         self.alerts.retire({state.bundle.stamp for state in self.evaluation.serving(now)}, now)
@@ -169,21 +170,22 @@ class TelemetryWriter:
         self._attempt(lambda: self.store.judgements.put_drift(kept))
 
     def _judge_burn(self, now: float) -> None:
-        """Oftener than a tick: a person waits for it. Quiet is reported to an open alert alone."""
+        """Check the burn rate, more often than a tick, as a person waits for it. A quiet result is
+        reported only to an open alert."""
         finding = self.burn.finding(now)
         open_ = any(r.key == KEY and r.state != "resolved" for r in self.alerts.book.rows())
         if finding.severity or open_:
             self.report([finding])
 
     def report(self, findings: Iterable[Finding]) -> None:
-        """Findings of any source, the server's own (readiness, skew, latency) among them."""
+        """Take findings from any source, including the server's own (readiness, skew, latency)."""
         self.alerts.report(findings, self.clock())
 
     def flush(self) -> None:
-        """All sums and how far they have come, in one transaction."""
+        """Store all sums and their progress in one transaction."""
         self.counting.settle(self.clock())
         if self.journal.waiting:
-            return  # sums of rows that are not there yet would be counted twice after a restart
+            return  # sums of rows that are not stored yet would be counted twice after a restart
 
         def work() -> None:
             self.counting.flush()
@@ -198,7 +200,7 @@ class TelemetryWriter:
         self.annotations.keep()
 
     def learn(self) -> None:
-        """References for what has none, once there has been enough of it."""
+        """Learn references for stamps and slices without one, once there is enough traffic."""
         now = self.clock()
         self.counting.settle(now)
         for state in list(self.states.values()):
@@ -228,7 +230,7 @@ class TelemetryWriter:
         self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def adopt(self, bundle: BundleFiles) -> None:
-        """Raises ReferenceRefused or ObjectiveRefused."""
+        """Take over a bundle. Raises ReferenceRefused or ObjectiveRefused."""
         bundle = self.states.with_learnt(bundle)
         known = self.states.find(bundle.stamp)
         if known is not None and known.bundle != bundle:
@@ -238,9 +240,10 @@ class TelemetryWriter:
         self._show_features(self.states.adopt(bundle, self.clock()))
 
     def take_feedback(self, items: list[FeedbackItem]) -> list[FeedbackResult]:
-        # The second try is for a first one that only set rows aside.
+        # The second attempt follows a first one that only set rows aside.
         if not self.journal.write() and not self.journal.write():
-            # Its predictions may be among the rows that wait, so they must not be called unknown.
+            # Its predictions may be among the waiting rows, so they must not be reported as
+            # unknown.
             raise sqlite3.OperationalError(self.journal.trouble or "predictions wait to be written")
         return self.feedback.take(items, self.clock())
 
@@ -273,7 +276,7 @@ class TelemetryWriter:
             self.sampled(record, choice.probability)
         if (choice.keep or record.error) and self._shown < SHOWN_PREDICTIONS:
             self._shown += 1
-            # Without the payload: the feed keeps hundreds of rows for as long as nothing follows.
+            # Without the payload: the feed keeps hundreds of rows until newer ones replace them.
             shown = replace(record, payload=b"")
             self.changes.note([PredictionRow(shown, choice.keep, choice.probability)])
         return JournalEntry(record, choice)
@@ -288,11 +291,11 @@ class TelemetryWriter:
 
     @property
     def trouble(self) -> str:
-        """ "" or why rows are not stored, or not in the configured folder."""
+        """Why rows are not stored, or not in the configured folder; "" if they are."""
         return self.journal.trouble or self.opening_trouble
 
     def _attempt(self, work: Callable[[], object]) -> bool:
-        """Work on the store, in a transaction; False when it was refused."""
+        """Run work on the store in a transaction; False if the store refused it."""
 
         def whole() -> None:
             with self.store.transaction():
@@ -301,8 +304,8 @@ class TelemetryWriter:
         return self._safely(whole)
 
     def _safely(self, work: Callable[[], object]) -> bool:
-        """True when it worked. A full or locked disk is tried again later; a damaged file is set
-        aside and a new one begun."""
+        """True if it worked. With a full or locked disk it is tried again later; a damaged file is
+        set aside and a new one created."""
         try:
             work()
         except sqlite3.OperationalError as fault:
@@ -319,7 +322,7 @@ class TelemetryWriter:
         lost = self.journal.counters
         self.store.close()
         if aside:
-            with suppress(OSError):  # then opening it fails too, and a temporary one is used
+            with suppress(OSError):  # opening it then fails too, and a temporary one is used
                 set_aside(self.settings.folder, self.clock(), why)
         self._begin()
         self.journal.counters = lost

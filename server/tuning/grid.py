@@ -13,7 +13,7 @@ BATCH_ROWS_GPU = (8, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Fields of ServerConfig; 0 is automatic, as there."""
+    """Fields of ServerConfig; 0 means automatic, as there."""
 
     warm_pool: int = 1
     threads: int = 0
@@ -21,7 +21,7 @@ class Setting:
     max_batch_rows: int = 0
 
     def by_flag(self) -> dict[str, int]:
-        """--warm-pool and so on, with their values."""
+        """The values by flag: --warm-pool and so on."""
         return {_flag_names()[one.name]: getattr(self, one.name) for one in fields(self)}
 
     def __str__(self) -> str:
@@ -36,8 +36,8 @@ def _flag_names() -> dict[str, str]:
 
 
 def grid(cores: int, on_gpu: bool) -> list[Setting]:
-    """The default first; then pools that divide the cores, then what differs from those in one
-    value. About a dozen for 2 cores, three dozen for 64."""
+    """The default first, then pools that divide the cores, then variations of those in one value.
+    About a dozen settings for 2 cores, three dozen for 64."""
     rows = BATCH_ROWS_GPU if on_gpu else BATCH_ROWS_CPU
     pools = [1 << power for power in range(cores.bit_length()) if 1 << power <= cores]
     pools = [pool for pool in pools if not on_gpu or pool <= 4]

@@ -17,15 +17,15 @@ from proto.inference_pb2_grpc import InferenceStub
 from server.tuning.objective import LoadResult, Trial, TuningObjective
 
 CALLERS = (1, 4, 16, 64)
-# More callers that bring less than this much more will bring nothing with still more.
+# If more callers bring less than this much more throughput, still more callers will bring none.
 GAIN = 1.05
 
-# The server is on this host, which an `http_proxy` does not reach.
+# The server is on this host, which an `http_proxy` cannot reach.
 HERE = (("grpc.enable_http_proxy", 0),)
 
 
 class Loader:
-    """Sends `examples` in turn to one server over one channel. Payloads are encoded once."""
+    """Sends `examples` in turn to one server over one channel. Payloads are encoded only once."""
 
     def __init__(
         self, target: str, examples: Sequence[pb.Example], objective: TuningObjective
@@ -41,7 +41,8 @@ class Loader:
         await self._channel.close()
 
     async def trial(self, seconds: float) -> Trial:
-        """Loads of `seconds` each with 1, 4, 16 and 64 callers, as long as more bring more."""
+        """Loads of `seconds` each with 1, 4, 16 and 64 callers, until more callers bring no
+        gain."""
         loads: list[LoadResult] = []
         for callers in CALLERS:
             loads.append(await self.closed(callers, seconds))

@@ -1,4 +1,4 @@
-"""What a load measured, what it is worth, and whether a difference is more than noise."""
+"""The results of a load, their value, and whether a difference is more than noise."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 import statistics
 from dataclasses import dataclass
 
-# Rounds that must all agree: by chance alone five comparisons agree once in 32.
+# Number of rounds that must all agree: by chance, five comparisons agree once in 32.
 ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class TuningObjective:
-    """`deadline_s` is set on every request; `p99_ms` bounds the latency of what is answered, 0: the
-    deadline alone counts."""
+    """`deadline_s` is set on every request; `p99_ms` is the limit for the latency of answers, 0:
+    only the deadline counts."""
 
     deadline_s: float
     p99_ms: float = 0.0
@@ -28,7 +28,7 @@ class TuningObjective:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """One load: what was answered in time, and how much was not."""
+    """One load: how many rows were answered in time, and how many were not."""
 
     callers: int
     seconds: float
@@ -37,7 +37,7 @@ class LoadResult:
 
     @property
     def per_second(self) -> float:
-        """Answers in time."""
+        """Answers in time for each second."""
         return len(self.latencies_ms) / max(self.seconds, 1e-9)
 
     def percentile(self, percent: int) -> float:
@@ -48,17 +48,17 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Loads of one setting with more and more callers."""
+    """Loads of one setting with increasing numbers of callers."""
 
     loads: tuple[LoadResult, ...]
 
     def best(self, objective: TuningObjective) -> LoadResult | None:
-        """The load with most answers in time among those that meet the objective."""
+        """The load with the most answers in time among those that meet the objective."""
         met = [load for load in self.loads if objective.met(load)]
         return max(met, key=lambda load: load.per_second, default=None)
 
     def worth(self, objective: TuningObjective) -> float:
-        """Answers a second. A setting that never meets the objective is worth less than any that
+        """Answers a second. A setting that never meets the objective counts less than any that
         does, and the less the slower it is."""
         best = self.best(objective)
         if best is not None:
@@ -84,7 +84,7 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether it won every round, and there were enough of them."""
+        """Whether the setting won every round, and there were enough rounds."""
         return self.always_above and len(self.ratios) >= ROUNDS
 
     def __str__(self) -> str:

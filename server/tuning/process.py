@@ -1,4 +1,4 @@
-"""A real server with one setting, for as long as it takes part in the search."""
+"""A real server with one setting, for as long as the setting is in the search."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from server.tuning.objective import LoadResult, Trial, TuningObjective
 
 LOOK_S = 0.1
 STOP_S = 10.0
-# No probe falls into a load: an idle replica is probed again after this time.
+# An idle replica is probed again only after this time, so that no probe falls into a load.
 QUIET = ("--probe-interval", "86400", "--grace", "1", "--log-level", "warning")
 
 
 class NotStarted(Exception):
-    """The server ended instead of serving; has its last lines."""
+    """The server ended instead of serving; the message has its last lines."""
 
 
 class TunedServer:
@@ -45,8 +45,8 @@ class TunedServer:
         objective: TuningObjective,
         limit_s: float,
     ) -> TunedServer | None:
-        """Ready with every replica, or None when `limit_s` is over. `fixed` are flags of every
-        server; `folder` is its own and empty. Raises NotStarted."""
+        """Start a server; returns once every replica is ready, or None after `limit_s`. `fixed` are
+        flags of every server; `folder` is this server's own and empty. Raises NotStarted."""
         target = f"unix:{folder}/s"
         chosen = [text for flag, value in setting.by_flag().items() for text in (flag, str(value))]
         log = folder / "log"
@@ -57,7 +57,7 @@ class TunedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                start_new_session=True,  # Ctrl-C reaches the search, which ends its servers
+                start_new_session=True,  # Ctrl-C reaches only the search, which ends its servers
             )
         server = TunedServer(process, Loader(target, examples, objective), log)
         async with AsyncExitStack() as undo:

@@ -1,9 +1,9 @@
-"""The search: start what the time allows, halve by loads that grow longer, then let the best and
-the default take turns until it is clear whether they differ.
+"""The search: start as many settings as the time allows, halve them with increasingly long loads,
+then let the best and the default take turns until it is clear whether they differ.
 
-Every setting is measured on a real server of its own. Those still in the race stay loaded and are
-measured in turn, so that whatever else the machine does falls on all of them alike. Halving gives
-most of the time to the settings that matter (Jamieson and Talwalkar, 2016).
+Every setting is measured on its own real server. The remaining ones stay loaded and are measured in
+turn, so that other load on the machine affects all of them alike. Halving gives most of the time to
+the settings that matter (Jamieson and Talwalkar, 2016).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Protocol
 from server.tuning.grid import DEFAULT, Setting
 from server.tuning.objective import ROUNDS, Comparison, LoadResult, Trial, TuningObjective
 
-# Shares of the whole time: the last start begins before the first, halving ends at the second.
+# Shares of the whole time: the last start begins before the first one, halving ends at the second.
 STARTS_UNTIL = 0.5
 HALVING_UNTIL = 0.7
 ROUNDS_UNTIL = 0.92
-LAST_ROUND = 0.95  # no round begins later
-OPEN_SHARE = 0.8  # of the rate the closed loop reached
+LAST_ROUND = 0.95  # no round begins later than this share
+OPEN_SHARE = 0.8  # share of the rate that the closed loop reached
 SHORTEST_S, LONGEST_S = 0.3, 4.0
-LEVELS = 3  # loads of one trial, about
+LEVELS = 3  # approximate number of loads in one trial
 MOST_LOADED = 6  # servers that stay loaded between their turns
-FIRST_START_S = 120.0  # the default is measured even where the whole time is shorter
+FIRST_START_S = 120.0  # the default is measured even if the whole time is shorter
 
 
 class RunningServer(Protocol):
-    """A server that runs with one setting."""
+    """A running server with one setting."""
 
     async def trial(self, seconds: float) -> Trial: ...
 
@@ -46,8 +46,8 @@ class Candidate:
 
 @dataclass(slots=True)
 class Found:
-    """`table` has every setting that was measured with its median trial, best first. `chosen` is
-    what to serve with: the default, unless another one was better in every round."""
+    """`table` has every measured setting with its median trial, best first. `chosen` is the setting
+    to serve with: the default, unless another one was better in every round."""
 
     table: list[tuple[Setting, Trial]] = field(default_factory=list)
     best: Setting = DEFAULT
@@ -59,9 +59,9 @@ class Found:
 
 @dataclass(eq=False)
 class Search:
-    """`start` returns a server that is ready, or None when it is not in the time it gets. `spent`
-    is the share of the whole time that has passed; `budget_s` is the whole. `report` gets what is
-    being done."""
+    """`start` returns a ready server, or None if it is not ready in the given time. `spent` returns
+    the share of the whole time that has passed; `budget_s` is the whole time. `report` receives
+    each step."""
 
     start: Callable[[Setting, float], Awaitable[RunningServer | None]]
     objective: TuningObjective
@@ -74,7 +74,7 @@ class Search:
         self._measured: dict[Setting, list[Trial]] = {}
 
     async def run(self, settings: Sequence[Setting]) -> Found:
-        """`settings` begin with the default, which stays in the race to the end."""
+        """`settings` begin with the default, which stays to the end."""
         try:
             started = await self._start_all(settings)
             await self._halve()
@@ -121,7 +121,7 @@ class Search:
                 await self._drop(one)
 
     async def _compare(self) -> Found:
-        """The best takes turns with the default, and who goes first alternates."""
+        """The best and the default take turns, and alternate in going first."""
         if not self._racing:
             return Found()
         default = next(one for one in self._racing if one.setting == DEFAULT)
@@ -159,10 +159,10 @@ class Search:
         await one.server.stop()
 
     def _others(self) -> list[Candidate]:
-        """Those beside the default, best first."""
+        """The candidates other than the default, best first."""
         others = (one for one in self._racing if one.setting != DEFAULT)
         return sorted(others, key=lambda one: -one.trial.worth(self.objective))
 
     def _seconds(self, share: float) -> float:
-        """Of one load, when a trial gets this share of the whole time."""
+        """The length of one load, when a trial gets this share of the whole time."""
         return min(LONGEST_S, max(SHORTEST_S, share * self.budget_s / LEVELS))

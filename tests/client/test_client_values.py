@@ -1,4 +1,5 @@
-"""Odd values from a caller are refused before the network, by the name of the argument."""
+"""Invalid values from a caller are refused before any network call, with the name of the
+argument."""
 
 from __future__ import annotations
 

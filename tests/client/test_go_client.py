@@ -1,5 +1,5 @@
-"""The Go example against the real program. Needs go, its plugins of protoc and gRPC's packages, as
-Debian has them; without them it skips, and names what is missing."""
+"""The Go example against the real program. Needs go, its protoc plugins and gRPC's packages, as in
+Debian; without them it skips, and names what is missing."""
 
 from __future__ import annotations
 

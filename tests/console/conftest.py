@@ -1,4 +1,4 @@
-"""Parts of a console without its window: a sink and hubs of its feed, and an empty cache."""
+"""Parts of a console without its window: a sink, feed hubs, and an empty cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the console has servers do: real listeners, by role, for one server and for all or none."""
+"""The console's actions on servers: real listeners, by role, on one server and on all or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache: real SQLite files, small, with a clock of our own: what is written and kept."""
+"""The cache: small real SQLite files, and a clock set by the test: what is written and kept."""
 
 from __future__ import annotations
 

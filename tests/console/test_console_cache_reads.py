@@ -1,4 +1,4 @@
-"""What a board and its panels read of a cache: latency by the clock of each server, predictions."""
+"""What a board and its panels read from a cache: latency by each server's clock, predictions."""
 
 from __future__ import annotations
 

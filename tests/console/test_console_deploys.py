@@ -1,4 +1,4 @@
-"""The journal of deploys, as it is shown."""
+"""The journal of deploys, as the console shows it."""
 
 from __future__ import annotations
 

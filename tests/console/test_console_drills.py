@@ -1,7 +1,7 @@
-"""Drills on server processes: within ten seconds the headline names the server, the cause and since
-when, and the incident sheet has it. Their replicas have a small model; with real bundles, and with
-skew, a full disk, a slowed replica, a canary and a dark camera, the drills are
-`python -m benchmarks.console_drills`."""
+"""Drills on server processes: within ten seconds the headline names the server, the cause and the
+time, and the incident sheet contains it. The replicas have a small model; `python -m
+benchmarks.console_drills` runs drills with real bundles, skew, a full disk, a slowed replica, a
+canary and a dark camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a console asks of servers beside the stream: actions, kept payloads; and their errors."""
+"""A console's calls to servers besides the stream: actions, kept payloads; and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the feed takes from a server: rows that can be true, and no more than its allowance."""
+"""What the feed accepts from a server: only rows that can be true, within its allowance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every head, chip and panel has a tool tip of one plain sentence."""
+"""Every column head, legend piece and panel has a tool tip of one plain sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing of the console needs a mouse: every panel, link, button and number by keys."""
+"""The console works without a mouse: every panel, link, button and number by keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed and compare: the measures against cases computed by hand, and both looks over a real
+"""*What changed* and *compare*: the measures against cases computed by hand, and both over a real
 cache file."""
 
 from __future__ import annotations

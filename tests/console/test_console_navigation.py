@@ -1,4 +1,4 @@
-"""Finding, noting and looking in the whole window, on servers and a cache that are real."""
+"""Search, notes and navigation in the whole window, with real servers and a real cache."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The packed console, without building it: what goes in, whose it is, what the desktop and apt
-read. `make check-console-deb` builds it and installs it."""
+"""The packed console, without building it: its files and their owners, and the files for the
+desktop and apt. `make check-console-deb` builds and installs it."""
 
 from __future__ import annotations
 

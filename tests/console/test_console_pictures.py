@@ -1,4 +1,4 @@
-"""What the window looks like, and what it hands out: pictures, figures, marks."""
+"""How the window looks, and what it exports: pictures, figures, marks."""
 
 from __future__ import annotations
 

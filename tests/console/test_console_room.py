@@ -1,5 +1,5 @@
-"""No text is cut beside room for it: every label, cell and legend of every page and panel, as the
-window paints them."""
+"""No text is cut while there is space for it: every label, cell and legend of every page and panel,
+as the window paints them."""
 
 from __future__ import annotations
 

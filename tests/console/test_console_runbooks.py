@@ -1,4 +1,5 @@
-"""What to do next: every problem of the status line has a step and a page; its commands exist."""
+"""Every problem of the status line has a next step and a runbook, and the commands in them
+exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cache does not hold is asked of the servers: a whole server, its labels, any request."""
+"""The servers are asked for rows that the cache lacks: a whole server, its labels, any request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is shown of one server: its replicas, its formats, its errors; always as plain text."""
+"""What the console shows of one server: its replicas, its formats, its errors; always as plain
+text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The incident sheet is one file that opens anywhere; a panel alone has the whole window."""
+"""The incident sheet is one file that any browser opens; a maximised panel fills the window."""
 
 from __future__ import annotations
 

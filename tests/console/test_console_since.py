@@ -1,4 +1,4 @@
-"""Since when a server is in trouble, replicas that lag, canaries that were rolled back."""
+"""When a server's trouble began, replicas that lag, canaries that were rolled back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Skew in values: what preprocessing is set to here and there, and not two digests."""
+"""Skew shown by values: the settings of preprocessing on both sides instead of two digests."""
 
 from __future__ import annotations
 

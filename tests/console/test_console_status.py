@@ -324,6 +324,19 @@ def test_only_what_fires_is_loud() -> None:
     assert result.messages[0].at_s == NOW - 90
 
 
+def test_the_headline_names_what_else_drifts_at_the_same_place() -> None:
+    """A site whose camera and microphone both drift had only its microphone in the headline."""
+    sound = alert("drift", "high", key="audio", features=("audio.snr_db",), slices=("site=b",))
+    picture = alert(
+        "drift", "high", key="image", features=("image.brightness",), slices=("site=b",)
+    )
+    text = alert("drift", "high", key="text", features=("text.tokens",), slices=("site=c",))
+    result = fleet_state([line()], [], [], [sound, picture, text], NOW)
+    assert result.sentence.startswith("gpu-01: x; image.brightness there too · since ")
+    elsewhere = fleet_state([line()], [], [], [sound, text], NOW)
+    assert elsewhere.sentence.startswith("gpu-01: x · since ")
+
+
 def test_a_row_is_loud_while_an_alert_about_it_fires() -> None:
     rows = [drift_line("high"), drift_line("critical", feature="image.width", place="site=a")]
     own = replace(rows[0], source="console")

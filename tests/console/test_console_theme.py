@@ -1,4 +1,4 @@
-"""Readable for everybody: contrast and colour blindness, computed from the themes."""
+"""The themes are readable: contrast and colour blindness, computed from their colours."""
 
 from __future__ import annotations
 

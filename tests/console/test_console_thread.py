@@ -1,4 +1,4 @@
-"""The thread of the window touches no file and no socket, and waits for none."""
+"""The window's thread touches no file and no socket, and never waits for one."""
 
 from __future__ import annotations
 

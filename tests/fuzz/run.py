@@ -1,4 +1,4 @@
-"""Seeded, mutated inputs for everything that reads what others wrote:
+"""Seeded, mutated inputs for all code that reads untrusted content:
 
     python -m tests.fuzz.run [--seconds 120] [--seed 1] [--target NAME ...]
 

@@ -1,7 +1,7 @@
-"""What is fuzzed: each target takes seeds and a function that may raise only its own refusals.
+"""The fuzz targets: each takes seeds and a function that may raise only its own refusals.
 
-A target is built once (`of`), then called with one mutated input after another. Whatever it raises
-beside a refusal is a fault, and so is a refusal that is longer than a person reads.
+A target is built once (`of`), then called with one mutated input after another. Any exception
+besides a refusal is a fault, and so is a refusal that is too long to read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each fuzz target for a moment, and all inputs that were ever a fault."""
+"""Each fuzz target for a moment, and all inputs that once showed a fault."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The systemd unit under a real systemd: a Debian 12 booted in a container of its own, without
-network, in which install.sh installs and the unit runs, is stopped, refused and hung."""
+"""The systemd unit under a real systemd: a Debian 12 booted in a container without network, in
+which install.sh installs and the unit runs, is stopped, refused and hung."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Proves the packed console: built twice to the same bytes, clean to Debian's checkers, installed
-in a bare Debian 12 by apt, started there without a display and in a real window that servers
-outside feed, upgraded, and removed to the last file. `make check-console-deb`; needs root."""
+"""Proves the packed console: built twice to the same bytes, accepted by Debian's checkers,
+installed in a bare Debian 12 by apt, started there without a display and in a real window fed by
+servers outside, upgraded, and removed completely. `make check-console-deb`; needs root."""
 
 from __future__ import annotations
 

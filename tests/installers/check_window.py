@@ -1,4 +1,5 @@
-"""The packed console as a window on a real X server, fed by servers outside its room."""
+"""The packed console as a window on a real X server, fed by servers outside its root file
+system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image as a container: read-only, without any privilege or network, from start to stop."""
+"""The image as a container: read-only, without privileges or network, from start to stop."""
 
 from __future__ import annotations
 

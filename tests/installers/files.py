@@ -1,4 +1,4 @@
-"""Checks of what installers/gpu-host (or a copy) holds as text: quick, no root, nothing started."""
+"""Checks the texts in installers/gpu-host (or a copy): quick, without root, nothing is started."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The image, built without a daemon: a Debian of its own to stand on, the wheels of this machine's
-package index, and two builds that share no cache."""
+"""The image, built without a daemon: on a Debian of its own, with the wheels of this machine's
+package index, in two builds that share no cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checks of what installers/kubernetes (or a copy) holds: rendered by kubectl, nothing applied."""
+"""Checks the manifests in installers/kubernetes (or a copy): rendered by kubectl, nothing is
+applied."""
 
 from __future__ import annotations
 

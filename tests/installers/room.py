@@ -1,5 +1,5 @@
-"""A bare Debian root to install into, and the display in front of it. Every command runs in mounts
-of its own, so that nothing stays mounted whatever happens."""
+"""A bare Debian root to install into, and its display. Every command runs in its own mount
+namespace, so that no mount is ever left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""haproxy itself reads the configuration of installers/haproxy without an error or a warning."""
+"""haproxy itself accepts the configuration of installers/haproxy without an error or a warning."""
 
 from __future__ import annotations
 

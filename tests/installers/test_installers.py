@@ -1,4 +1,5 @@
-"""What installers/gpu-host holds as text. What it builds and starts: make verify-installers."""
+"""Checks the texts in installers/gpu-host. `make verify-installers` builds and starts what they
+describe."""
 
 from __future__ import annotations
 

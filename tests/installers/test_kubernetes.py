@@ -1,4 +1,4 @@
-"""What installers/kubernetes holds, rendered and validated; nothing is applied."""
+"""The manifests in installers/kubernetes, rendered and validated; nothing is applied."""
 
 from __future__ import annotations
 

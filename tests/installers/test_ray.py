@@ -1,4 +1,4 @@
-"""The engine in another shell answers as its own port does; Ray itself is in `make ray`."""
+"""The engine inside another shell answers as behind its own port; `make ray` tests Ray itself."""
 
 from __future__ import annotations
 

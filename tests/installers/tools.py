@@ -1,4 +1,4 @@
-"""Outside programs, and the two ways a check of an installer ends without success."""
+"""External programs, and the two ways in which a check of an installer ends without success."""
 
 from __future__ import annotations
 

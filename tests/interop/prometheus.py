@@ -1,4 +1,5 @@
-"""A real Prometheus scrapes the server, evaluates docs/observability/alerts.yaml and is asked."""
+"""A real Prometheus scrapes the server, evaluates docs/observability/alerts.yaml and answers
+queries."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs tools that others wrote against a real server, and prints what each one did:
-python -m tests.interop.run [--only NAME] [--tools DIR]
+"""Runs third-party tools against a real server, and prints the result of each: python -m
+tests.interop.run [--only NAME] [--tools DIR]
 
-The server runs with --http on the embedded bundle. What cannot be installed here is skipped by its
-name and reason. Exit codes: 0 nothing failed, 1 something did.
+The server runs with --http on the embedded bundle. A tool that cannot be installed here is skipped,
+with its name and the reason. Exit codes: 0 nothing failed, 1 something did.
 """
 
 from __future__ import annotations

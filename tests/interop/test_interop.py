@@ -1,4 +1,4 @@
-"""The page of results names every check, and a check ends in one of three ways."""
+"""The results page names every check, and a check ends in one of three ways."""
 
 from __future__ import annotations
 

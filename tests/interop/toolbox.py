@@ -1,5 +1,5 @@
-"""Where the foreign tools are: found on this machine, or installed below build/interop by their
-ordinary package managers. What cannot be had raises Skipped with the reason."""
+"""Finds the third-party tools: on this machine, or installed below build/interop by their ordinary
+package managers. Raises Skipped, with the reason, for a tool that is not available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our log-mel is the reference extractor's; our resampler is a resampler."""
+"""The log-mel here equals the reference extractor's, and the resampler resamples correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Opening a bundle: what is refused, by which check, and that what was hashed is what is loaded."""
+"""Opening a bundle: what is refused, by which check, and that the loaded bytes are the hashed
+ones."""
 
 from __future__ import annotations
 

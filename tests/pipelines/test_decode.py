@@ -1,4 +1,5 @@
-"""Every kind of part decodes; every bad one is refused by name, in bounded memory."""
+"""Every kind of part decodes; every bad one is refused with its field and reason, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def test_part_that_is_not_what_it_claims_is_refused(
 
 
 @pytest.mark.parametrize("mime", ["image/jpeg", "IMAGE/JPEG; q=1", "image/*", ""])
-def test_mime_that_agrees_or_says_nothing_is_accepted(mime: str) -> None:
+def test_mime_that_agrees_or_is_general_is_accepted(mime: str) -> None:
     assert opened(made.image("JPEG"), mime=mime).format == "JPEG"
 
 

@@ -1,4 +1,4 @@
-"""Remembered digests: which files have one, and when it counts."""
+"""Stored digests: which files have one, and when it is used."""
 
 from __future__ import annotations
 

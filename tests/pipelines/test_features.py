@@ -1,4 +1,4 @@
-"""Features measure what they claim to, always under the same names, and cost no surprise."""
+"""Features measure what they claim to, always have the same names, and are cheap."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Gemma 4 behind the house's protocol: the library's own model, processors and greedy texts are the
-references; then a bundle from a checkpoint directory, and the whole program that serves it."""
+"""Gemma 4 behind the backbone protocol: the references are the library's own model, processors and
+greedy texts. Then a bundle from a checkpoint directory, and the whole program that serves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Golden inputs: the same pipeline passes, anything that computes otherwise fails, slow is slow."""
+"""Golden inputs: the same pipeline passes, any other computation fails, and a slow one counts as
+slow."""
 
 from __future__ import annotations
 

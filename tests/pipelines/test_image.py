@@ -1,4 +1,4 @@
-"""Our patches are the reference processor's, to one level of 255."""
+"""The patches here equal the reference processor's, within one level of 255."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The library ranges this code was tried with, end to end; other tests run on what is installed.
+"""The ranges of library versions that this code was tested with, end to end; other tests use the
+installed versions.
 
-transformers 5.17.0 and 5.23.0 were both run against these tests. torch 2.13 on CPU; 2.11 is the
-oldest that has all that is used.
+These tests were run with both transformers 5.17.0 and 5.23.0, with torch 2.13 on a CPU; torch 2.11
+is the oldest version with every function that is used.
 """
 
 import tomllib

@@ -1,5 +1,5 @@
-"""Bundles with numbers no model has, JSON without end and files of absurd sizes: each is refused
-with the check and the name of the field, before anything is computed or allocated with it."""
+"""Bundles with impossible numbers, endless JSON and files of absurd sizes: each is refused with the
+check and the name of the field, before any computation or allocation uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""OpenSSF model signatures: what their tool accepts we accept, and what slips past it we refuse."""
+"""OpenSSF model signatures: what their tool accepts is accepted here, and what it wrongly accepts
+is refused."""
 
 from __future__ import annotations
 

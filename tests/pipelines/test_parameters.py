@@ -1,4 +1,4 @@
-"""A parameter block is read whole or refused."""
+"""A parameter block is read completely or refused."""
 
 from __future__ import annotations
 

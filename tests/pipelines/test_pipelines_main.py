@@ -1,4 +1,4 @@
-"""The `pipelines` command, and bundles from checkpoints of others."""
+"""The `pipelines` command, and bundles from third-party checkpoints."""
 
 from __future__ import annotations
 

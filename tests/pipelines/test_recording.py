@@ -1,5 +1,5 @@
-"""Recorded forwards over buffers of fixed size: the same answers in any company, choice of the
-bucket, fallback, proof. `DirectCapture` is everything but the calls of torch.cuda."""
+"""Recorded forwards over buffers of fixed size: the same answers in any batch, the choice of the
+bucket, fallback, proof. `DirectCapture` covers everything but the calls of torch.cuda."""
 
 from __future__ import annotations
 

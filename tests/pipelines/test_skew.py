@@ -1,4 +1,4 @@
-"""What moves under an opened bundle is named, and what is put right again is no longer named."""
+"""Changes under an opened bundle are named, and are no longer named once they are undone."""
 
 from __future__ import annotations
 

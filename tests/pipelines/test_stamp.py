@@ -1,4 +1,5 @@
-"""The stamp: everything that can change a number is in it, and nothing about where it was found."""
+"""The stamp covers everything that can change a number, and does not depend on where that was
+found."""
 
 from __future__ import annotations
 

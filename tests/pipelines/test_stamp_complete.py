@@ -1,5 +1,5 @@
 """Everything that can change a number is in the stamp, tried one by one: every byte, every name,
-every source line, every module and library; and nothing of where and by whom it is read is."""
+every source line, every module and library. Where and by whom a bundle is read is not in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts follow the template, and nothing a user writes can change their structure."""
+"""Prompts follow the template, and a user's text cannot change their structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of the default bundle, and the bundle it made."""
+"""The recipe of the default bundle, and the bundle that it made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The file of weights: what is refused in it; our reader reads what the reference writes."""
+"""The weights file: what is refused in it, and that the reader here reads what the reference
+writes."""
 
 from __future__ import annotations
 

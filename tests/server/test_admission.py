@@ -1,4 +1,4 @@
-"""What a new row is expected to take, and when a refused one should come back. No clock."""
+"""The expected time of a new row, and when a refused one should come back. Without a clock."""
 
 from __future__ import annotations
 

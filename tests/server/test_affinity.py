@@ -1,4 +1,4 @@
-"""Sessions stay where they are, move only when they must, and never crowd one replica."""
+"""Sessions stay where they are, move only when they must, and never overload one replica."""
 
 from __future__ import annotations
 

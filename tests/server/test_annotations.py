@@ -1,4 +1,4 @@
-"""Notes of people on the time axis: kept, watched, taken back, limited, audited."""
+"""People's notes on the time axis: kept, watched, removed, limited, audited."""
 
 from __future__ import annotations
 

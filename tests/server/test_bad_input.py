@@ -1,5 +1,5 @@
 """Every kind of bad input through real gRPC on the whole program: refused by part, field and limit,
-in bounded memory, while the other row of the request is answered and the server stays as it was."""
+in bounded memory, while the other row of the request is answered and the server is unaffected."""
 
 from __future__ import annotations
 

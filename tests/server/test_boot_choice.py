@@ -1,4 +1,5 @@
-"""What a server starts with: what its flags name, what its store served last, or what it brings."""
+"""The bundle a server starts with: the one its flags name, the one its store served last, or the
+embedded one."""
 
 from __future__ import annotations
 

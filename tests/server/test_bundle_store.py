@@ -1,4 +1,4 @@
-"""The bundle store: atomic switches, nothing half there, and a kill at every step."""
+"""The bundle store: atomic switches, no half-written bundle, and a kill at every step."""
 
 from __future__ import annotations
 

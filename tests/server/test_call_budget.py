@@ -110,7 +110,9 @@ def test_every_method_has_a_kind_and_all_places_together_fit() -> None:
 async def test_two_thousand_calls_at_once_are_served_or_refused_with_a_time() -> None:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(ruled())
-        address = await stack.enter_async_context(listener(engine, max_calls_peer=1500))
+        address = await stack.enter_async_context(
+            listener(engine, max_calls_peer=1500, max_streams=500)
+        )
         channels = [
             await stack.enter_async_context(channel_to(address, use_local_subchannel_pool=1))
             for _ in range(4)

@@ -1,4 +1,4 @@
-"""A share of the sessions on a new bundle: who gets it, and what becomes of it."""
+"""A share of the sessions on a new bundle: which sessions get it, and the verdict on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A candidate against the active bundle: what is worse goes back, what is not is found fine."""
+"""A candidate against the active bundle: a worse one is rolled back, and one that is not worse is
+found fine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a container's CPU quota and memory limit do to threads and to the fit check: as files of
-both versions, and in a real control group where one can be made."""
+"""The effect of a container's CPU quota and memory limit on threads and on the fit check: as files
+of both versions, and in a real control group where one can be created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoders write to standard error is limited, however many broken files come."""
+"""The decoders' output to standard error is limited, however many broken files arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders: what they may do, and what becomes of a row when one takes too long, dies or lies."""
+"""Decoders: what they may do, and what happens to a row when one takes too long, dies or lies."""
 
 from __future__ import annotations
 

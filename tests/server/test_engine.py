@@ -1,4 +1,4 @@
-"""The walk: admission, answers before records, cancellation, texts, drain."""
+"""The way of a request: admission, answers before records, cancellation, texts, drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of a replica's work: a bug is an answer, unless nothing can be trusted any more."""
+"""Errors in a replica's work: a bug becomes an answer, unless later results cannot be trusted."""
 
 from __future__ import annotations
 

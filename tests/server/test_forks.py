@@ -1,4 +1,4 @@
-"""The fork server: what it forks, what becomes of it, and how much memory it saves."""
+"""The fork server: what it forks, how it ends, and how much memory it saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose disk is full: what it holds in memory is bounded, and it can be operated."""
+"""A server with a full disk: what it holds in memory is bounded, and it can still be operated."""
 
 from __future__ import annotations
 

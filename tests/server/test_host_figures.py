@@ -1,4 +1,4 @@
-"""What is read of the host, of real processes, and of GPUs by NVML's own calls."""
+"""The figures of the host, of real processes, and of GPUs by NVML's own calls."""
 
 from __future__ import annotations
 

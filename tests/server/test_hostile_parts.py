@@ -1,5 +1,5 @@
-"""Parts made to cost a server time or memory: a refusal for them, and everything as before for all
-others. Bounds on memory and on who is answered first; no times."""
+"""Parts made to cost a server time or memory: they are refused, and all other callers are
+unaffected. It asserts bounds on memory and on the order of answers, never times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replica's own look at what it loaded: on its thread, through the pool, as state and alert."""
+"""A replica's check of what it loaded: on its thread, through the pool, as state and alert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A server that leaves: calls are served while health reports it; connections age."""
+"""A server that stops: calls are served while health reports it; connections reach their maximum
+age."""
 
 from __future__ import annotations
 

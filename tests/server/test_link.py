@@ -1,4 +1,5 @@
-"""The link to a replica: frames arrive whole and in order, and payloads are not copied for it."""
+"""The link to a replica: frames arrive complete and in order, and payloads are not copied for
+it."""
 
 from __future__ import annotations
 

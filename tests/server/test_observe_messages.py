@@ -1,4 +1,4 @@
-"""Rows and messages cannot drift apart: every field of a row has its place in the message."""
+"""Rows and messages stay in step: every field of a row has a field in its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was used of each part, from the replica through the wire to the command line and the
+"""How much of each part was used, from the replica over the wire to the command line and the
 client."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kept payloads: encrypted in the file, read with the right key and the right role only."""
+"""Kept payloads: encrypted in the file, readable only with the right key and the right role."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a pool with real processes: answers, quarantine, cancellation, order, stickiness."""
+"""The rows of a pool with real processes: answers, quarantine, cancellation, order, affinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replicas of a pool, real processes: start, judgement, death, replacement, end."""
+"""The replicas of a pool, as real processes: start, checks, death, replacement, end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Switching bundles under load, with real processes: nothing fails, nothing mixes, nothing bad
-gets in."""
+"""Switching bundles under load, with real processes: no request fails, no stamps mix, and no bad
+bundle serves."""
 
 from __future__ import annotations
 

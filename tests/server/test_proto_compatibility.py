@@ -1,4 +1,5 @@
-"""The wire keeps what the last release promised; what breaks is named with its remedy."""
+"""The wire format keeps what the last release promised; a breaking change is named with its
+remedy."""
 
 from __future__ import annotations
 

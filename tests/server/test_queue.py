@@ -1,4 +1,4 @@
-"""The queue's promises: bounded, nothing lost, ordered; batches never over budget."""
+"""The queue's promises: bounded, ordered, without loss; batches never exceed the budget."""
 
 from __future__ import annotations
 

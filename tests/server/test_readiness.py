@@ -1,4 +1,5 @@
-"""Wrong at once, slow only after a while, proved by traffic; one sentence for the whole server."""
+"""A wrong replica is unready at once, a slow one only after a while, and traffic can prove one
+fast; one sentence for the whole server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A rehearsal beside a server that goes on serving, with real processes: it ends with what it
-rehearses, it is gone when its caller is, and live traffic never notices."""
+"""A rehearsal on a serving server, with real processes: it ends when its candidate does or its
+caller leaves, and live traffic is not affected."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`server rehearse` on the real program with real bundles: one that answers alike, one that answers
-otherwise, one that is slower."""
+"""`server rehearse` on the real program with real bundles: one with the same answers, one with
+other answers, and a slower one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles from a web server, a registry, a layout and an object store: whole, or not at all."""
+"""Bundles from a web server, a registry, a layout and an object store: complete, or not at all."""
 
 from __future__ import annotations
 

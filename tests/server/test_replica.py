@@ -1,4 +1,4 @@
-"""A real replica on a real bundle, its stages, and where it is placed."""
+"""A real replica on a real bundle, its stages, and its placement."""
 
 from __future__ import annotations
 

@@ -1,8 +1,18 @@
-"""Connections that come back too early are held, on a clock of the test's own."""
+"""Connections that come back too early are held, with a clock set by the test."""
 
 from __future__ import annotations
 
-from server.api.retry_penalty import RetryPenalty
+from typing import Any
+
+import grpc
+import pytest
+
+from proto import inference_pb2 as pb
+from proto import inference_pb2_grpc as stubs
+from server.api.handlers import Handlers
+from server.api.retry_penalty import RefusalPace, RetryPenalty
+from server.request.status import Refused, bad_input
+from server.types import Fault
 
 
 class Sleeper:
@@ -96,3 +106,78 @@ async def test_memory_of_connections_and_number_of_sleepers_are_bounded() -> Non
             retry_penalty.refused(peer, 0.5)
             assert not await retry_penalty.hold(peer, None)
     assert time.slept == [] and len(retry_penalty._peers) == 2
+
+
+class Still:
+    """A clock that stands, and what was slept."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(round(seconds, 6))
+
+
+def pace(time: Still, **bounds: float) -> RefusalPace:
+    return RefusalPace(clock=time, sleep=time.sleep, **bounds)  # type: ignore[arg-type]
+
+
+async def test_refusals_of_a_host_leave_at_a_rate_after_a_burst() -> None:
+    time = Still()
+    paced = pace(time, per_s=10.0, burst=3, longest_s=0.25)
+    for _ in range(8):
+        await paced.hold("a", None)
+    assert time.slept == [0.1, 0.2, 0.25, 0.25, 0.25]
+    await paced.hold("b", None)
+    assert len(time.slept) == 5, "another host is not slowed"
+    time.now += 10
+    for _ in range(3):
+        await paced.hold("a", None)
+    assert len(time.slept) == 5, "and one that pauses has its burst again"
+
+
+async def test_a_paced_refusal_comes_before_the_deadline() -> None:
+    time = Still()
+    paced = pace(time, per_s=1.0, burst=0, longest_s=5.0)
+    for remaining_s in (3.0, 0.1, None):
+        await paced.hold("a", remaining_s)
+    assert time.slept == [1.0, 0.05, 3.0]
+
+
+async def test_pacing_is_bounded() -> None:
+    time = Still()
+    paced = pace(time, burst=0, most_hosts=2, most_held=0)
+    for host in ("a", "b", "c"):
+        await paced.hold(host, None)
+    assert time.slept == [] and len(paced._due) == 2
+
+
+class Refusing:
+    """A service that refuses every call, one without bytes for a reason of its own."""
+
+    async def Predict(self, data: bytes, _context: Any) -> pb.PredictResponse:
+        if data:
+            raise Refused(bad_input("examples", "TOO_MANY", "too many rows"))
+        raise Refused(Fault("UNAVAILABLE", "", "DRAINING", "the server drains"))
+
+
+async def test_only_a_request_at_fault_is_paced() -> None:
+    time = Still()
+    handlers = Handlers(lambda: None, RetryPenalty())
+    handlers.refusal_pace = pace(time, per_s=10.0, burst=0)
+    server = grpc.aio.server()
+    service = pb.DESCRIPTOR.services_by_name["Inference"]
+    server.add_generic_rpc_handlers((handlers.of(service, Refusing()),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = stubs.InferenceStub(channel)
+        for request in (pb.PredictRequest(), pb.PredictRequest(request_id="r")):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.Predict(request)
+    await server.stop(0)
+    assert time.slept == [0.1]

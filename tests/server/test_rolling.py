@@ -1,4 +1,5 @@
-"""Replacing a pool replica by replica: both stamps serve, nothing fails, and a bad one leaves."""
+"""Replacing a pool replica by replica: both stamps serve, no request fails, and a bad bundle is
+withdrawn."""
 
 from __future__ import annotations
 

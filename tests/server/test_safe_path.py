@@ -1,4 +1,4 @@
-"""A process of ours never imports what lies in the directory it was started in."""
+"""A process of this project never imports files from the directory it was started in."""
 
 from __future__ import annotations
 

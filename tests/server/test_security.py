@@ -1,4 +1,4 @@
-"""Who may do what, over real TLS on loopback: every method x every role x every credential."""
+"""Access control over real TLS on loopback: every method x every role x every credential."""
 
 from __future__ import annotations
 

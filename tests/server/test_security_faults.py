@@ -1,4 +1,4 @@
-"""What the server's own guards do when their files fail them: disks, token files, floods."""
+"""The server's access control when its files fail: disks, token files, floods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds that are looked at again and again, on data whose truth is known."""
+"""Bounds that are checked repeatedly, on data whose true values are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags, environment and file: who comes first, what is refused, and what is printed."""
+"""Flags, environment and file: which one takes precedence, what is refused, and what is printed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A whole server that asks for signatures and watches itself, from a copy of the sources that the
-test may edit: who vouches is shown, who does not is refused, what moves is named and alerted."""
+"""A whole server that requires signatures and checks itself, from a copy of the sources that the
+test may edit: the signer is shown, other bundles are refused, changes are named and alerted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`server slices`: what a running server answers, and how it is printed."""
+"""`server slices`: the answer of a running server, and how it is printed."""
 
 from __future__ import annotations
 

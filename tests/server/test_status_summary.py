@@ -1,5 +1,5 @@
-"""`server status` at a glance: fifteen lines at most, colours on a terminal alone, again and again
-with --watch; bars that move forward; what comes next."""
+"""`server status` at a glance: at most fifteen lines, colours only on a terminal, repeated with
+--watch; bars that only move forward; the next steps."""
 
 from __future__ import annotations
 

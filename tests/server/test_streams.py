@@ -1,5 +1,5 @@
-"""A failed print decides nothing: a server serves and drains with nowhere to log to, and a command
-finishes what it was asked for."""
+"""A failed print has no other effect: a server serves and drains without a working log, and a
+command finishes its work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service manager hears, on a real datagram socket: in order, and only what is true."""
+"""The messages to a service manager, on a real datagram socket: in order, and only when true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the server gets its telemetry, and what it reports to it about the bundles it serves."""
+"""How the server gets its telemetry, and what it reports to it about the bundles that it serves."""
 
 from __future__ import annotations
 

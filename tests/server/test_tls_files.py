@@ -1,4 +1,4 @@
-"""The files of TLS: what `server init-tls` makes, and the messages about files that do not fit."""
+"""The TLS files: what `server init-tls` creates, and the messages about files that do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a rehearsal's pairs to the comparison, its intervals and the verdict. Pure."""
+"""From the pairs of a rehearsal to the comparison, its intervals and the verdict. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One copy of the weights for all replicas of a device: layout, holder, hand-over, life cycle."""
+"""One copy of the weights for all replicas of a device: layout, holder, transfer, life cycle."""
 
 from __future__ import annotations
 

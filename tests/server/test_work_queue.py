@@ -1,5 +1,5 @@
-"""When the computing thread computes, helps to decode, or waits. No threads: `writing` makes `next`
-answer "write" where it would wait."""
+"""When the computing thread computes, helps to decode, or waits. Without threads: `writing` makes
+`next` return "write" where it would wait."""
 
 from __future__ import annotations
 

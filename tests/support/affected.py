@@ -1,11 +1,11 @@
-"""Which test files to run for a change: those that import what changed, nearest first.
+"""The test files to run for a change: those that import what changed, nearest first.
 
     python -m tests.support.affected            files changed since origin/main, or else HEAD~1
     python -m tests.support.affected --list FILE ...
 
 Everything is read from the sources: modules are the Python files that git knows, imports are those
-in their text (late ones and `tests.support` helpers too), and a changed file that is no module (the
-embedded bundle, a .proto, docs) touches the modules and tests whose text names it.
+in their text (late ones and `tests.support` helpers too), and a changed file that is not a module
+(the embedded bundle, a .proto, docs) affects the modules and tests whose text names it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of which a test names only what it is about."""
+"""Rows for tests that set only the fields they are about."""
 
 from __future__ import annotations
 

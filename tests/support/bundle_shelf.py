@@ -1,4 +1,5 @@
-"""Where tests keep bundles: a web server and registry whose replies go wrong, and layouts."""
+"""Places that keep bundles for tests: a web server and a registry with faulty replies, and
+layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows for a cache of the console, and what reads them."""
+"""Rows for a cache of the console, and functions that read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real console window that watches real servers, without a person in front of it: for drills."""
+"""A real console window that watches real servers without a person: for drills."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What filter lines and matchers mean, once: rows, and beside each line the rows it stands for.
-Both sides, the server's store and the console's cache, are held against it."""
+"""The meaning of filter lines and matchers, in one place: rows, and for each line the rows that it
+selects. The server's store and the console's cache are both compared with it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A fleet with one of everything that goes wrong, as rows of the Observe stream. Drawn from seeded
-generators, so that two runs have the same story around the moment they start."""
+"""A fleet with one instance of each problem, as rows of the Observe stream. Seeded generators draw
+it, so two runs have the same story, relative to when they start."""
 
 from __future__ import annotations
 

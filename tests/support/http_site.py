@@ -1,4 +1,4 @@
-"""The HTTP port around a given engine, in the test's own event loop, and curl to knock at it."""
+"""The HTTP port around a given engine, in the test's own event loop, and curl to call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sink of a feed that keeps its rows, and waiting for them."""
+"""A sink that keeps the rows of a feed, and functions that wait for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store of bundles whose process is killed at each of its durable steps, one after the other."""
+"""A store of bundles whose process is killed at each of its durable steps in turn."""
 
 from __future__ import annotations
 

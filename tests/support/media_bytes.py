@@ -1,4 +1,4 @@
-"""Small real files made on the spot: pictures, sounds, and broken or lying versions of them."""
+"""Small real files made by code: pictures, sounds, and broken or contradictory versions of them."""
 
 from __future__ import annotations
 

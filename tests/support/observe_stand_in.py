@@ -127,7 +127,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
             for event in story_judgements.quality_rows(who, hour - 3600 * back):
                 if event.HasField("quality"):
                     self.add(event)
-        self._tell_alerts(began)
+        self._report_alerts(began)
         self.past, self.journal = self.journal, []
         for event in self.past:
             if event.WhichOneof("event") in ("feature", "alert"):
@@ -138,7 +138,7 @@ class StandIn(observe_pb2_grpc.ObserveServicer):
         for event in self.past:
             event.cursor = 0
 
-    def _tell_alerts(self, began: float) -> None:
+    def _report_alerts(self, began: float) -> None:
         def ms(ago_s: float) -> int:
             return int((began - ago_s) * 1000)
 

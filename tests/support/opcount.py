@@ -1,4 +1,4 @@
-"""Looks at what torch dispatches: on a GPU each of these is at least one launch, or a wait."""
+"""Counts what torch dispatches: on a GPU each of these is at least one launch, or a wait."""
 
 from __future__ import annotations
 

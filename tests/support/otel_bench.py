@@ -1,4 +1,4 @@
-"""What the tests of OpenTelemetry put in and look at: a record, its call, instruments, a scrape."""
+"""What the tests of OpenTelemetry send and read: a record, its call, instruments, a scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a window paints as text, and which of it was cut although there was room beside it."""
+"""The texts that a window paints, and which of them were cut although there was space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long tests wait for what is certain to come, on this machine as loaded as it is now.
+"""How long tests wait for an event that is certain to come, on this machine under its current load.
 
 A limit such as `timeout=20` is written for a quiet machine of two cores. `patience(20)` stretches
 it by how much slower a fixed piece of work ran when the tests started, and by how many processes

@@ -1,8 +1,8 @@
-"""Scores as other tools bin them, over samples: what our figures are compared with.
+"""Scores over samples with the bins of other tools, as references for the figures here.
 
 Evidently bins both samples together by Sturges' rule and fills empty bins with 1e-4; NannyML bins
-the reference by Doane's rule and adds one bin for what lies outside. No two tools give the same
-PSI or KL: ours are defined in server/telemetry/drift/measures.py.
+the reference by Doane's rule and adds one bin for what lies outside. No two tools give the same PSI
+or KL; server/telemetry/drift/measures.py defines the ones here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process decoders are forked from, with a `decode` that does what the part asks for:
+"""The process from which decoders are forked, with a `decode` that does what the part requests:
 `python -m tests.support.probing_decoder --fd N`. Everything around it is real."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A client that does with HTTP/2 what no gRPC library would: half a message, a head without a body,
-a connection without a word. Frames of RFC 9113, headers of RFC 7541 without any compression."""
+"""A client that sends HTTP/2 as no gRPC library would: half a message, a head without a body, a
+connection that stays silent. Frames of RFC 9113, headers of RFC 7541 without compression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that stands still."""
+"""A process that is stopped by a signal."""
 
 from __future__ import annotations
 

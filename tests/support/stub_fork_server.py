@@ -1,7 +1,8 @@
 """A fork server without libraries: `python -m tests.support.stub_fork_server --fd N`.
 
-What it forks does what its arguments name: `exit N`, `sleep S`, or `report PATH`, which writes what
-the process has as JSON and ends. A file named by --stale makes it stale while it exists.
+A forked process does what its arguments name: `exit N`, `sleep S`, or `report PATH`, which writes
+the state of the process as JSON and ends. The file given by --stale makes the fork server stale
+while it exists.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A replica process with a small model of its own: `python -m tests.support.stub_replica`.
+"""A replica process with its own small model: `python -m tests.support.stub_replica`.
 
 The first text of an example sets what happens to it. Words: `sleep S` in the forward, `slow S` in
 decoding, `bad` input, `boom` (an exception in the forward), `die` (the process ends), `die later`

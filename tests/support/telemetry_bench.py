@@ -1,4 +1,4 @@
-"""What the tests of telemetry put in: a small bundle, records of it, a clock that is set."""
+"""What the tests of telemetry send: a small bundle, records of it, a clock that the test sets."""
 
 from __future__ import annotations
 

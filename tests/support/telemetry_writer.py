@@ -1,4 +1,4 @@
-"""A telemetry writer without its thread, for tests of what it does to its file."""
+"""A telemetry writer without its thread, for tests of its effect on the file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A whole bundle in a few hundred kilobytes: a random thinker, a byte tokenizer, real golden files.
 
-Everything a trained bundle has, small enough to build in a second; its answers mean nothing.
+It has everything that a trained bundle has, and is small enough to build in a second; its answers
+have no meaning.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A Gemma 4 small enough to build in a test: random weights in the library's own file layout, rows
-of random content, and what the library's forward takes for them."""
+of random content, and the inputs of the library's forward for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared rows of random content, and the library's own model to compare ours with."""
+"""Prepared rows of random content, and the library's own model as the reference."""
 
 from __future__ import annotations
 

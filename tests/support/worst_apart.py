@@ -1,4 +1,4 @@
-"""A plugin of pytest that reports how near the tests came to each bound.
+"""A pytest plugin that reports how near the tests came to each bound.
 
     python -m pytest -p tests.support.worst_apart tests/pipelines/test_backbone.py
 

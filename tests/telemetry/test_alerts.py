@@ -1,4 +1,4 @@
-"""The alert book with a clock of our own, silences, and the command that pages."""
+"""The alert book with a clock set by the test, silences, and the command that pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What live traffic is compared with, and references that are learnt where there are none."""
+"""The baselines of live traffic, and references that are learned where there are none."""
 
 from __future__ import annotations
 

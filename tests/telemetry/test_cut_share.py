@@ -1,4 +1,4 @@
-"""The share of rows of which a part was cut: a structural alert at 1 % above the reference."""
+"""The share of rows with a part that was cut: a structural alert at 1 % above the reference."""
 
 from __future__ import annotations
 

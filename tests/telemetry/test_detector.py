@@ -1,4 +1,4 @@
-"""The drift watch over simulated traffic, with a clock of its own."""
+"""The drift watch over simulated traffic, with a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that come late, twice, corrected, or for nothing we know."""
+"""Labels that arrive late, twice, corrected, or for unknown predictions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One filter language and one matcher: every line of one table through the store of a server and
-through the cache of a console, which must choose the same rows."""
+"""One filter language and one matcher: every line of one table through a server's store and through
+a console's cache, which must select the same rows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The files of docs/observability name metrics, labels and values that the server has, and the
-tools they are for accept them."""
+tools that read them accept them."""
 
 from __future__ import annotations
 

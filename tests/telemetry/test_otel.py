@@ -1,4 +1,4 @@
-"""OpenTelemetry in the server itself, and that nothing of it is in the way."""
+"""OpenTelemetry in the server itself, and that it never gets in the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of OpenTelemetry is switched on, and what is refused."""
+"""Which parts of OpenTelemetry are switched on, and which settings are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves over OTLP, and what happens when nobody takes it."""
+"""What is sent over OTLP, and what happens when there is no receiver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What OpenTelemetry counts: names, histograms, drift and value, and the data made of them."""
+"""What OpenTelemetry counts: names, histograms, drift and value, and the metric data made from
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus is shown."""
+"""The answers to a Prometheus scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans: whose trace they join, how many are kept, and what lies inside what."""
+"""Spans: which trace they join, how many are kept, and how they are nested."""
 
 from __future__ import annotations
 

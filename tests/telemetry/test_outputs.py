@@ -1,4 +1,5 @@
-"""The one list of a row's scalar outputs: the wire and the docs name the same, old files open."""
+"""The one list of a row's scalar outputs: messages and docs have the same names, and old files
+open."""
 
 from __future__ import annotations
 

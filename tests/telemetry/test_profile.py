@@ -1,4 +1,4 @@
-"""Live counts: exact, additive, and honest about what is missing."""
+"""Live counts: exact, additive, and explicit about missing values."""
 
 from __future__ import annotations
 

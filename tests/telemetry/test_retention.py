@@ -1,4 +1,4 @@
-"""What telemetry lets go of, by age and by size, and what it keeps of it."""
+"""What telemetry deletes, by age and by size, and what it keeps."""
 
 from __future__ import annotations
 

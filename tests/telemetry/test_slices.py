@@ -1,4 +1,4 @@
-"""The worst slices: planted ones are found, and nothing is found where nothing is."""
+"""The worst slices: planted ones are found, and none are found where there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alert about the latency objective: two windows, a least number of requests, a history."""
+"""The alert about the latency objective: two windows, a minimum number of requests, a history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""telemetry.db: what is put comes back, and sums are right whenever the server was killed."""
+"""telemetry.db: stored rows can be read back, and sums are right whenever the server was killed."""
 
 from __future__ import annotations
 

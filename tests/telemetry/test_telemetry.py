@@ -1,4 +1,4 @@
-"""Telemetry as the server holds it: records in, answers out, on its own thread."""
+"""Telemetry as the server uses it: records in, answers out, on its own thread."""
 
 from __future__ import annotations
 

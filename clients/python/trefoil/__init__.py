@@ -1,7 +1,7 @@
 """A client for Trefoil servers: retries, deadlines, pinned stamps, sessions over several servers.
 
-Client blocks, AsyncClient is for asyncio; both do the same. Connection makes each call once, to one
-server. Needs grpcio, protobuf and googleapis-common-protos.
+`Client` blocks, `AsyncClient` is for asyncio; both do the same. `Connection` makes each call once,
+to one server. Needs grpcio, protobuf and googleapis-common-protos.
 """
 
 from trefoil.access import Access

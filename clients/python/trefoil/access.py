@@ -1,4 +1,4 @@
-"""How a client reaches a server: the CA it trusts, and the certificate or token it shows."""
+"""How a client reaches a server: the CA it trusts, and its own certificate or token."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from trefoil.servers import Server
 
 RENDEZVOUS = "rendezvous"
 RING_HASH = "ring_hash"
-# gRPC reads it when a channel with such a configuration is made, not when it is imported.
+# gRPC reads this variable when it makes a channel with such a configuration, not on import.
 RING_HASH_SWITCH = "GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY"
 RING_HASH_CONFIG = {
     "loadBalancingConfig": [{"ring_hash_experimental": {"requestHashHeader": "session-id"}}]
@@ -25,14 +25,15 @@ USER_AGENT = "trefoil-python"
 Options = tuple[tuple[str, Any], ...]
 OPTIONS: Options = (
     ("grpc.max_receive_message_length", -1),
-    # Notices a server that vanished without closing; servers allow a ping every 10 s.
+    # Detects a server that vanished without closing; servers allow a ping every 10 s.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     # How long one attempt to connect may take, and the waits between attempts.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Our own retries know the deadline, the other servers and what was delivered already.
+    # gRPC's retries are off: this client's own know the deadline, the other servers and what was
+    # delivered already.
     ("grpc.enable_retries", 0),
 )
 
@@ -50,8 +51,9 @@ def open_channel(
 
 
 def direct(target: str) -> Options:
-    """gRPC calls `http_proxy` for every target that `no_proxy` does not list. A proxy cannot reach
-    the caller's own loopback, and an address that was found by a look-up here is used as it is."""
+    """Options to bypass a proxy. gRPC calls `http_proxy` for every target that `no_proxy` does not
+    list. A proxy cannot reach the caller's own loopback, and an address that the client has
+    resolved itself is used as it is."""
     addresses = target.removeprefix("ipv4:").removeprefix("ipv6:").split(",")
     names = [one for one in addresses if not _is_literal(one) and not one.startswith("localhost:")]
     return () if names else (("grpc.enable_http_proxy", 0),)
@@ -82,13 +84,14 @@ def open_server(address: str, access: Access | None) -> Server:
 def _ring(addresses: Sequence[str], access: Access | None) -> Server:
     if access is not None and not access.name:
         raise ValueError("access: over a ring hash the name in the certificates must be given")
-    os.environ[RING_HASH_SWITCH] = "true"  # else every call fails: "hash attribute not present"
+    # Without it every call fails: "hash attribute not present".
+    os.environ[RING_HASH_SWITCH] = "true"
     more = (("grpc.service_config", json.dumps(RING_HASH_CONFIG)),)
     return _server(",".join(addresses), open_channel(ring_target(addresses), access, more=more))
 
 
 def ring_target(addresses: Sequence[str]) -> str:
-    """A list of addresses as gRPC resolves it: numbers only, all of one family."""
+    """The list of addresses in gRPC's form: numeric addresses only, all of one family."""
     families = {_family(address) for address in addresses}
     if len(families) > 1:
         raise ValueError("servers: IPv4 and IPv6 cannot be on one ring")

@@ -41,7 +41,7 @@ class AsyncClient:
     """`servers` is HOST:PORT of one server, or of several that serve the same bundle, or a name
     whose servers change: dns:///HOST:PORT or file:PATH (discovery.py). `defaults` are the options
     (options.py) of every call that does not override them. A client belongs to the process that
-    made it: in a child it raises. Methods raise TrefoilError."""
+    made it: in a forked child its methods raise. Methods raise TrefoilError."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class AsyncClient:
         self, examples: Sequence[Sequence[pb.Part]], **options: Unpack[OptionArguments]
     ) -> list[Answer]:
         """One request with several examples: the prediction or the error of each, in the order
-        given. Does not raise for a row that failed."""
+        given. A failed row does not raise."""
         if not examples:
             return []
         chosen, number = self._options.override(**options), secrets.token_hex(16)
@@ -103,7 +103,7 @@ class AsyncClient:
         return await Request(number, len(rows), chosen, uploads, self._retries(chosen)).answer()
 
     def generate(self, *parts: pb.Part, **options: Unpack[OptionArguments]) -> TextStream:
-        """A text about the parts. Nothing is sent before it is iterated."""
+        """Generate a text about the parts. The request is sent when iteration begins."""
         chosen, number = self._options.override(**options), secrets.token_hex(16)
         example = pb.Example(parts=checked(parts), slices=chosen.slices)
         uploads = Uploads([example], chosen.metadata(chosen.session or number))
@@ -133,7 +133,8 @@ class AsyncClient:
         return result
 
     async def served(self) -> dict[str, str | TrefoilError]:
-        """Address -> the stamp that server serves, or its error. Differing stamps are skew."""
+        """Address -> the stamp that the server there serves, or its error. Differing stamps are
+        skew."""
         await self._found()
         members = self._servers.members
         stamps = await asyncio.gather(*(self._stamp_of(server) for server in members))
@@ -172,7 +173,7 @@ class AsyncClient:
         return await retries.run(send)
 
     async def _found(self) -> None:
-        """Raises TrefoilError when no server can be found, or in a process that was forked off."""
+        """Raises TrefoilError when no server can be found, or in a forked process."""
         check_process(self._process)
         if self._membership is not None:
             try:

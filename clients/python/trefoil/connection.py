@@ -1,4 +1,4 @@
-"""One server, and each call made once: what the command line of the server is built on."""
+"""One server, and each call made once: the server's command line is built on this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which servers there are: a fixed list, the lines of a file, or what a DNS name resolves to.
+"""Finds the servers: a fixed list, the lines of a file, or what a DNS name resolves to.
 
 HOST:PORT              this server
 dns:///HOST:PORT       a server at each address of the name, such as a headless service's
@@ -17,21 +17,21 @@ FILE = "file:"
 
 
 def changes(targets: Sequence[str]) -> bool:
-    """May another look at these targets find other servers?"""
+    """Whether these targets may resolve to other servers later."""
     return any(target.startswith((DNS, FILE)) for target in targets)
 
 
 def tls_name(targets: Sequence[str]) -> str:
-    """The name that certificates of servers found by DNS are for, "" without such a target."""
+    """The name in the certificates of servers found by DNS; "" without such a target."""
     names = {_dns_name(target)[0] for target in targets if target.startswith(DNS)}
     return names.pop() if len(names) == 1 else ""
 
 
 async def resolve(targets: Sequence[str]) -> tuple[str, ...]:
-    """HOST:PORT of every server, each once and in order.
+    """HOST:PORT of every server, in order and without repeats.
 
-    Raises OSError when a name or a file cannot be read, ValueError for a malformed target. A
-    caller that looks again keeps the servers found before.
+    Raises OSError when a name or a file cannot be read, ValueError for a malformed target. A caller
+    that resolves again keeps the servers found before.
     """
     found = [await _addresses(target) for target in targets]
     return tuple(dict.fromkeys(address for addresses in found for address in addresses))

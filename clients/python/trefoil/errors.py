@@ -29,13 +29,13 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass(eq=False)  # not frozen: raising an exception sets its traceback
 class TrefoilError(Exception):
-    """`message` names the field and the reason too. `reason` is the server's code for it, empty
-    when the network or gRPC itself refused."""
+    """`message` names the field and the reason too. `reason` is the server's code for the error,
+    empty when the network or gRPC itself refused."""
 
     message: str
     code: str = "UNKNOWN"  # name of the gRPC status
     reason: str = ""
-    field: str = ""  # e.g. examples[0].parts[2].data
+    field: str = ""  # such as examples[0].parts[2].data
     serving: str = ""  # stamp of the server that refused, when it sent one
     retry_after_s: float = 0.0
     server: str = ""
@@ -43,7 +43,7 @@ class TrefoilError(Exception):
 
     @property
     def unreachable(self) -> bool:
-        """No server answered: the connection could not be made, or broke."""
+        """Whether no server answered: the connection could not be made, or broke."""
         return self.code == "UNAVAILABLE" and not self.reason
 
     def __str__(self) -> str:
@@ -93,22 +93,23 @@ KINDS: dict[str, type[TrefoilError]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "UNAVAILABLE": Unavailable,
     "RESOURCE_EXHAUSTED": Overloaded,
-    # A call that its own caller cancels raises CancelledError. This is a server, or a proxy before
-    # it, that ended a call it had no room or no time for.
+    # When its own caller cancels, a call raises CancelledError. This code means that a server, or a
+    # proxy before it, ended a call that it had no room or no time for.
     "CANCELLED": Unavailable,
 }
 
 
 def check_process(made_in: int) -> None:
-    """Raises TrefoilError in a process that was forked off: threads and connections of gRPC do not
-    survive a fork, and a call would wait for ever."""
+    """Raises TrefoilError in a forked process: gRPC's threads and connections do not survive a
+    fork, and a call would wait for ever."""
     if os.getpid() != made_in:
         message = "this client was made before fork(): make one in each process"
         raise TrefoilError(message, "FAILED_PRECONDITION", "FORKED")
 
 
 def error_of(error: Exception, server: str) -> TrefoilError:
-    """From a failed call and its trailing metadata; a TrefoilError is returned as it is."""
+    """The error for a failed call and its trailing metadata; a TrefoilError is returned
+    unchanged."""
     if isinstance(error, TrefoilError):
         return error
     assert isinstance(error, grpc.aio.AioRpcError)
@@ -133,7 +134,8 @@ def error_of(error: Exception, server: str) -> TrefoilError:
 
 
 def error_of_fault(fault: pb.Fault, serving: str, server: str) -> TrefoilError:
-    """From the fault that a row has in place of a prediction; the message as for a whole call."""
+    """The error for a row's fault, which takes the place of its prediction; the message is as for a
+    whole call."""
     where = f"{fault.field}: " if fault.field else ""
     return _kind(fault.code, fault.reason)(
         message=f"{where}{fault.message} [{fault.reason}]",
@@ -149,7 +151,7 @@ def error_of_fault(fault: pb.Fault, serving: str, server: str) -> TrefoilError:
 def _kind(code: str, reason: str) -> type[TrefoilError]:
     kind = KINDS.get(code, ServerFault)
     if kind is Overloaded and not reason:
-        # gRPC's own refusal: the message is larger than the server takes. Waiting does not help.
+        # gRPC's own refusal: the message is larger than the server accepts. A retry does not help.
         return InputRefused
     if kind is StampMismatch and reason not in ("", "STAMP_MISMATCH"):
         return ServerFault

@@ -1,7 +1,8 @@
-"""The servers behind a name that changes: looked up again and again, and asked whether they serve.
+"""The servers behind a name that changes: it is resolved again and again, and each server is asked
+whether it serves.
 
-A server that is gone gets no new call and its channel is closed once its calls have ended. A server
-that reports NOT_SERVING is left out while another one serves.
+A server that is gone gets no new calls, and its channel is closed once its calls have ended. A
+server that reports NOT_SERVING is left out while another one serves.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from trefoil.servers import Server, Servers
 
 logger = logging.getLogger(__name__)
 
-# A server that leaves serves for 5 s after it has reported that: within these it is noticed twice.
+# A server that shuts down still serves for 5 s after it reports NOT_SERVING: at this interval the
+# client asks twice within that time.
 HEALTH_EVERY_S = 2.0
 ANSWER_WITHIN_S = 1.0
 # Kubernetes publishes a new address within seconds, and resolvers keep one for up to 30 s.
 RESOLVE_EVERY_S = 10.0
-# After a call that reached no server the name is looked up again, but not for every such call.
+# After a call that reached no server the name is resolved again, but not for every such call.
 RESOLVE_AGAIN_S = 1.0
-LAST_CALLS_S = 60.0  # of a server that is not named any more: the server's own default deadline
-# grpc.health.v1.Health/Check as bytes: it needs no generated code of its own.
+# Grace for calls to a server that the name no longer lists: the server's default deadline.
+LAST_CALLS_S = 60.0
+# grpc.health.v1.Health/Check as bytes, so that the client needs no generated code for it.
 CHECK = "/grpc.health.v1.Health/Check"
 READY_REQUEST = b"\n\x0dtrefoil.ready"  # HealthCheckRequest(service="trefoil.ready")
 SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
@@ -37,7 +40,8 @@ SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
 
 @dataclass(slots=True)
 class Membership:
-    """`open_server` makes the channel of an address. Nothing happens before `ready` is awaited."""
+    """`open_server` makes the channel of an address. Nothing is resolved before `ready` is
+    awaited."""
 
     targets: Sequence[str]
     servers: Servers
@@ -49,7 +53,7 @@ class Membership:
     _watching: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Returns once the servers are known. Raises OSError when there are none to be found."""
+        """Returns once the servers are known. Raises OSError when none can be found."""
         if self._watching is not None:
             return
         if self._first is None:
@@ -58,14 +62,15 @@ class Membership:
         try:
             await asyncio.shield(first)
         except OSError:
-            self._first = None  # the next call looks again
+            self._first = None  # the next call tries again
             raise
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
 
     def look_again(self, server: Server) -> None:
-        """A call has not reached this server: it is left out until it reports that it serves, since
-        with no call in flight it would be everyone's choice. Perhaps there are others by now."""
+        """Report that a call did not reach this server. It is left out until it reports that it
+        serves, as without calls in flight every caller would choose it. The name is resolved again
+        too."""
         server.leaving = True
         if self.clock() - self._resolved_at >= RESOLVE_AGAIN_S:
             self._hurry.set()
@@ -103,7 +108,8 @@ class Membership:
                 self.servers.members.remove(server)
                 self._close_later(server)
         added = [self.open_server(address) for address in found if address not in known]
-        # Who it is before it gets a session: all clients must place a session alike.
+        # Its identity must be known before it gets a session: all clients must place a session
+        # alike.
         await asyncio.gather(*(_learn(server) for server in added))
         self.servers.members.extend(added)
         await self._ask_all()
@@ -112,24 +118,25 @@ class Membership:
         await asyncio.gather(*(_ask(server) for server in [*self.servers.members]))
 
     def _close_later(self, server: Server) -> None:
-        # Without a grace it would cancel the calls that it still has.
+        # Without a grace period the close would cancel the calls in flight.
         task = asyncio.create_task(server.channel.close(grace=LAST_CALLS_S))
         CLOSING.add(task)
         task.add_done_callback(CLOSING.discard)
 
 
-CLOSING: set[asyncio.Task[None]] = set()  # or the loop would forget them
+CLOSING: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to tasks
 
 
 async def _learn(server: Server) -> None:
-    """The server's name; its address stays its identity when it does not answer."""
+    """Asks the server for its name. If it does not answer, its address remains its identity."""
     with contextlib.suppress(grpc.aio.AioRpcError):
         response = await server.stub.Describe(pb.DescribeRequest(), timeout=ANSWER_WITHIN_S)
         server.identity = response.server_name or server.address
 
 
 async def _ask(server: Server) -> None:
-    """No answer in time shows nothing about readiness; a failed connection does."""
+    """Asks whether the server serves. A missing answer means nothing; a failed connection
+    counts."""
     try:
         response = await server.channel.unary_unary(CHECK)(READY_REQUEST, timeout=ANSWER_WITHIN_S)
     except grpc.aio.AioRpcError as error:

@@ -1,4 +1,4 @@
-"""The options of a request: the defaults of a client, which a single call can override."""
+"""The options of a request: a client's defaults, which a single call can override."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ON_TRUNCATION = {"answer": pb.ANSWER, "refuse": pb.REFUSE}
 PRIORITIES = {"high": pb.HIGH, "normal": pb.NORMAL, "low": pb.LOW}
 
 
-# Characters; nothing longer is sent.
+# Limits in characters; longer values are refused before sending.
 LONGEST_NAME = 256
 LONGEST_LABEL = 4096  # a server may be set to take fewer
 
@@ -40,19 +40,20 @@ class OptionArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    labels: Sequence[str] = ()  # your own label set; empty: the bundle's
-    embedding: bool = False  # return it beside the label, from the same forward pass
+    labels: Sequence[str] = ()  # label set of this request; empty: the bundle's
+    embedding: bool = False  # return the embedding too, from the same forward pass
     top_k: int = 0  # scores to return; 0: all
     max_new_tokens: int = 0  # length limit of a text; 0: the bundle's default
     slices: Mapping[str, str] = field(default_factory=dict)  # tags for monitoring, e.g. site
-    session: str = ""  # its requests stay on one server, and on one replica of it
-    stamps: str | Collection[str] = ()  # accept answers from this stamp, or these, only
+    session: str = ""  # requests of a session stay on one server, and on one replica of it
+    stamps: str | Collection[str] = ()  # accept answers only from this stamp or these stamps
     priority: str = "normal"  # high | normal | low
     timeout_s: float = 30.0  # for all attempts together
     keep_payload: bool = True  # False: the server never stores the parts
     caller: str = ""  # name of this client in the server's telemetry
     trace_parent: str = ""  # W3C Trace Context of the caller
-    on_truncation: str = "answer"  # answer | refuse a row of which a part cannot be used whole
+    # answer | refuse: what to do with a row if one of its parts cannot be used whole.
+    on_truncation: str = "answer"
 
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError naming the option."""
@@ -86,7 +87,7 @@ class Options:
         return replace(self, **options)
 
     def sent(self) -> dict[str, Any]:
-        """The fields that every kind of request carries."""
+        """The fields that all kinds of requests have."""
         return {
             "priority": PRIORITIES[self.priority],
             "session_id": self.session,
@@ -95,7 +96,8 @@ class Options:
         }
 
     def metadata(self, route: str) -> tuple[tuple[str, str], ...]:
-        """`route` is the key by which a ring hash, gRPC's or a mesh's, chooses a server."""
+        """The metadata of a call. `route` is the key by which a ring hash (gRPC's or a service
+        mesh's) chooses a server."""
         pairs = {
             "session-id": route,
             "trefoil-client": self.caller,
@@ -116,7 +118,7 @@ def _check_text(value: object, name: str, longest: int, empty: bool = False) -> 
 
 
 def _check_header(value: object, name: str) -> None:
-    """For what travels in a header, which is ASCII."""
+    """Checks a value that is sent in a header, which must be ASCII."""
     _check_text(value, name, LONGEST_NAME, empty=True)
     if not (str(value).isascii() and str(value).isprintable()):
         raise ValueError(f"{name}: {value!r} is not printable ASCII, which a header needs")

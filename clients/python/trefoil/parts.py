@@ -1,7 +1,7 @@
 """The parts of a request: text, images and audio, in the order given.
 
-What cannot be sent is refused here, before the network, and the error names the argument: TypeError
-for another kind of value, ValueError for content that no server takes.
+Values that cannot be sent are refused here, before any network call, and the error names the
+argument: TypeError for a wrong type, ValueError for content that every server would refuse.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from trefoil._proto import inference_pb2 as pb
 from trefoil.pixels import is_array, is_picture, png_of_array, png_of_picture
 
 Media = bytes | bytearray | memoryview | str | Path  # content, or the path of a file
-_SAMPLES = {"float32": True, "int16": False}  # type of an array of samples -> floats?
+# Type of an array of samples -> whether samples are floats.
+_SAMPLES = {"float32": True, "int16": False}
 
 
 def text(content: str) -> pb.Part:
-    """Raises TypeError for what is not a str, ValueError for half of a surrogate pair."""
+    """Raises TypeError for anything but a str, ValueError for a lone surrogate."""
     if isinstance(content, (bytes, bytearray)):
         raise TypeError("content: bytes; decode them first, e.g. content.decode('utf-8')")
     if not isinstance(content, str):
@@ -27,9 +28,9 @@ def text(content: str) -> pb.Part:
 
 
 def image(source: Media | Any, mime: str = "") -> pb.Part:
-    """JPEG, PNG, WebP, GIF, BMP or TIFF: its bytes, or the path of a file. Also a PIL image, or an
-    array (numpy's or alike) uint8 or uint16 [height, width] or [height, width, 1 | 3 | 4] in RGB
-    order; these two are sent as PNG."""
+    """JPEG, PNG, WebP, GIF, BMP or TIFF, as bytes or as the path of a file. Also a PIL image or an
+    array (numpy's or similar) of uint8 or uint16, [height, width] or [height, width, 1 | 3 | 4] in
+    RGB order; these two are sent as PNG."""
     if is_picture(source):
         return pb.Part(data=png_of_picture(source), modality=pb.IMAGE)
     if is_array(source):
@@ -38,7 +39,7 @@ def image(source: Media | Any, mime: str = "") -> pb.Part:
 
 
 def audio(source: Media, mime: str = "") -> pb.Part:
-    """WAV, FLAC, Ogg, Opus, MP3 or AIFF: its bytes, or the path of a file."""
+    """WAV, FLAC, Ogg, Opus, MP3 or AIFF, as bytes or as the path of a file."""
     if is_array(source):
         raise TypeError("source: an array has no sample rate; use pcm(samples, rate_hz)")
     return _part(source, pb.AUDIO, mime)
@@ -51,7 +52,7 @@ def pcm(
     floats: bool = False,
 ) -> pb.Part:
     """Raw little-endian samples: 16-bit integers, or 32-bit floats. Also an array of float32 or
-    int16, [samples] or [samples, channels]: its type and shape then count."""
+    int16, [samples] or [samples, channels]; then its dtype and shape decide."""
     if is_array(samples):
         array = cast(Any, samples)
         kind, shape = str(array.dtype), tuple(array.shape)
@@ -88,7 +89,7 @@ def checked(parts: Iterable[Any], where: str = "parts") -> tuple[pb.Part, ...]:
 
 
 def well_formed(value: str, name: str) -> str:
-    """Raises ValueError for half of a surrogate pair, which no encoding can carry."""
+    """Raises ValueError for a lone surrogate, which UTF-8 cannot encode."""
     try:
         value.encode()
     except UnicodeEncodeError as error:

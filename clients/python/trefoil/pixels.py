@@ -1,4 +1,5 @@
-"""PIL images and arrays of pixels as PNG, known by their attributes: no library is imported."""
+"""Encodes PIL images and arrays of pixels as PNG. They are recognised by their attributes, so that
+no library is imported."""
 
 from __future__ import annotations
 
@@ -8,23 +9,24 @@ import zlib
 from typing import Any
 
 _COLOURS = {1: 0, 3: 2, 4: 6}  # channels -> colour type of PNG
-_DEPTHS = {"uint8": (8, "u1"), "uint16": (16, ">u2")}  # bits, and the order of bytes in PNG
+_DEPTHS = {"uint8": (8, "u1"), "uint16": (16, ">u2")}  # bits, and dtype with the byte order of PNG
 _AS_PNG = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
-_FAST = 1  # level of compression: the network is rarely slower than the best one
+_FAST = 1  # zlib level: the network is rarely slower than better compression
 
 
 def is_picture(source: object) -> bool:
-    """A PIL image."""
+    """Whether this is a PIL image."""
     return all(hasattr(source, name) for name in ("save", "mode", "size", "convert", "getexif"))
 
 
 def is_array(source: object) -> bool:
-    """numpy's, or one with the same attributes."""
+    """Whether this is a numpy array, or an object with the same attributes."""
     return all(hasattr(source, name) for name in ("dtype", "shape", "astype", "tobytes"))
 
 
 def png_of_picture(picture: Any) -> bytes:
-    """An orientation in its EXIF data is kept: the server turns the picture upright."""
+    """The picture as PNG. An orientation in its EXIF data is kept: the server turns the picture
+    upright."""
     shown = picture if picture.mode in _AS_PNG else picture.convert("RGB")
     buffer = io.BytesIO()
     exif = picture.getexif()
@@ -34,7 +36,7 @@ def png_of_picture(picture: Any) -> bytes:
 
 
 def png_of_array(array: Any) -> bytes:
-    """Raises TypeError for another type or shape than `image` takes."""
+    """The array as PNG. Raises TypeError for a dtype or shape that `image` does not take."""
     kind, shape = str(array.dtype), tuple(array.shape)
     if kind not in _DEPTHS:
         raise TypeError(

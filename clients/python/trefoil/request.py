@@ -49,12 +49,12 @@ class Request:
         except grpc.aio.AioRpcError as failure:
             error = error_of(failure, server.address)
         if self.uploads.forget(error):
-            error = await self._send(server)  # once more, with a new upload
+            error = await self._send(server)  # send once more, with a new upload
         if error is not None:
             raise error
 
     async def _send(self, server: Server) -> TrefoilError | None:
-        """Why some rows must be sent again; None when all have their answer."""
+        """The error why some rows must be sent again; None when every row has its answer."""
         rows = self._open_rows()
         deadline = self.retries.deadline
         examples = await self.uploads.examples_for(server, rows, deadline)
@@ -93,7 +93,8 @@ class Request:
             return error
         pinned = self.options.pinned
         if pinned and result.stamp not in pinned:
-            # Servers refuse before they work; this is for a proxy that drops the pinned stamps.
+            # Servers check the pinned stamps before they work; this check is for a proxy that drops
+            # the pins.
             return StampMismatch(
                 message=f"answered by stamp {result.stamp}, which is not pinned",
                 code="FAILED_PRECONDITION",
@@ -107,5 +108,6 @@ class Request:
 
 
 def _worth_retrying(error: TrefoilError) -> bool:
-    """Will this row's error pass, or is it an upload that can be sent again?"""
+    """Whether a retry may succeed for this row: the error is temporary, or an upload can be sent
+    again."""
     return isinstance(error, (Unavailable, Overloaded)) or error.reason == "UNKNOWN_UPLOAD"

@@ -13,9 +13,9 @@ STAGES = ("queue", "decode", "preprocess", "forward", "post", "total")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartUsed:
-    """How much of one part the model got; numbers of other modalities are 0. `modality` is text,
-    image or audio. `cut`: some of the part was not used, or may be missing. Sizes are pixels; of
-    `frames_sent` pictures the first was used, and `channels_sent` channels were mixed to one.
+    """How much of one part the model received; numbers of other modalities are 0. `modality` is
+    text, image or audio. `cut`: some of the part was not used, or may be missing. Sizes are pixels;
+    of `frames_sent` pictures the first was used, and `channels_sent` channels were mixed to one.
     `warning` is a code such as NO_END, or empty."""
 
     modality: str
@@ -35,8 +35,8 @@ class PartUsed:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`scores` are calibrated, best first. `server` answered, `route` is the key that chose it, and
-    `attempts` counts the requests it took."""
+    """`scores` are calibrated, best first. `server` is the server that answered, `route` the key
+    that chose it, and `attempts` the number of requests made."""
 
     id: str
     label: str
@@ -54,7 +54,7 @@ class Prediction:
     server: str
     route: str
     attempts: int
-    parts_used: tuple[PartUsed, ...] = ()  # one a part, in the order given
+    parts_used: tuple[PartUsed, ...] = ()  # one for each part, in the order given
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class FeedbackResult:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """A finished text. `attempts` above 1: its generation was restarted or continued."""
+    """A finished text. `attempts` above 1 means that its generation was restarted or continued."""
 
     id: str
     text: str
@@ -120,7 +120,7 @@ def parts_used_of(messages: Iterable[pb.PartUsed]) -> tuple[PartUsed, ...]:
 def generated_text_of(
     event: pb.GenerateEvent, text: str, server: str, attempts: int
 ) -> GeneratedText:
-    """From the last event of a stream and the `text` of those before it."""
+    """The text from the last event of a stream and the `text` received before it."""
     end = event.end
     return GeneratedText(
         id=event.prediction_id,

@@ -1,4 +1,4 @@
-"""The attempts of one call: on which server, how many, until when."""
+"""The attempts of one call: on which server, how many, and until when."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True)
 class RetryLoop:
-    """One for each call of the client, also for a text that continues on another server."""
+    """One for each call of the client; a text that continues on another server keeps its loop."""
 
     servers: Servers
     policy: RetryPolicy
     session: str
     deadline: Deadline
     only: Server | None = None  # no other server can answer
-    look_again: Callable[[Server], None] | None = None  # for servers that have come since
+    # Call it to find servers that were added meanwhile.
+    look_again: Callable[[Server], None] | None = None
     attempts: int = 0
-    _failed: set[str] = field(default_factory=set)  # addresses, since the last wait
+    _failed: set[str] = field(default_factory=set)  # addresses that failed since the last wait
 
     async def run(self, call: Callable[[Server], Awaitable[Answer]]) -> Answer:
         """The result of `call`, which raises AioRpcError or TrefoilError. Raises TrefoilError."""
@@ -50,7 +51,8 @@ class RetryLoop:
         """Returns when it is time for the next attempt; raises the error when there is none."""
         failure = error_of(error, server.address)
         failure.attempts = self.attempts
-        if isinstance(failure, Unavailable):  # also a server that warms up or shuts down
+        # This includes a server that is warming up or shutting down.
+        if isinstance(failure, Unavailable):
             self.servers.mark(server, reached=False)
             if self.look_again is not None:
                 self.look_again(server)
@@ -65,7 +67,7 @@ class RetryLoop:
             await asyncio.sleep(wait_s)
 
     def _another_is_left(self, error: TrefoilError, server: Server) -> bool:
-        """Can another server be tried at once? A session waits for its full server."""
+        """Whether another server can be tried at once. A session waits for its full server."""
         if isinstance(error, Overloaded) and self.session:
             return False
         self._failed.add(server.address)

@@ -1,8 +1,9 @@
-"""Whether to retry, where and when: pure, with the clock and the random draw passed in.
+"""Decides whether to retry, where and when. Pure: the clock and the random draw are arguments.
 
-Retried is only what another moment or another server can answer: UNAVAILABLE and
-RESOURCE_EXHAUSTED, after the time the server names if it names one. Never INVALID_ARGUMENT or
-FAILED_PRECONDITION: the same request would be refused again. All attempts share one deadline.
+Only errors that may pass with time or on another server are retried: UNAVAILABLE and
+RESOURCE_EXHAUSTED, after the wait that the server names, if any. INVALID_ARGUMENT and
+FAILED_PRECONDITION are never retried, because the same request would be refused again. All attempts
+share one deadline.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from trefoil.errors import Overloaded, TrefoilError, Unavailable
 
-# Callers that were given the same time must not come back at the same moment.
+# Callers that were given the same wait must not return at the same moment.
 SPREAD = 0.25
 
 
@@ -62,5 +63,5 @@ class Deadline:
         return max(self.at - self.clock(), 0.0)
 
     def allows(self, wait_s: float) -> bool:
-        """Is there time left after a wait of `wait_s`?"""
+        """Whether time is left after a wait of `wait_s`."""
         return wait_s < self.left_s

@@ -1,8 +1,9 @@
 """Which server a call goes to.
 
-Rendezvous hashing, with the server's own hash: every (session, server) pair has a weight, and the
-heaviest server that is not down wins. A server that goes down moves only its own sessions, and they
-return with it. Calls without a session go to the server with the fewest calls in flight.
+Rendezvous hashing, with the same hash function as the server: every (session, server) pair has a
+weight, and the heaviest server that is not down wins. A server that goes down moves only its own
+sessions, and they return with it. Calls without a session go to the server with the fewest calls in
+flight.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class Server:
     address: str
     channel: Any
     stub: Any
-    identity: str = ""  # what sessions are placed by; the address where no other is known
-    leaving: bool = False  # it reported that it does not serve
-    calls: int = 0  # in flight
-    failures: int = 0  # in a row
+    identity: str = ""  # sessions are placed by it; the address until the server's name is known
+    leaving: bool = False  # it reported that it no longer serves
+    calls: int = 0  # calls in flight
+    failures: int = 0  # consecutive failures
     down_until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -51,7 +52,8 @@ class Servers:
     draw: Callable[[], float] = random.random
 
     def choose(self, session: str, exclude: Collection[str] = ()) -> Server:
-        """Excludes the addresses that have just failed, unless there is no other."""
+        """Chooses a server; the addresses in `exclude` have just failed and are used only if there
+        is no other."""
         now = self.clock()
         left = [s for s in self.members if s.address not in exclude] or self.members
         up = [s for s in left if s.down_until <= now and not s.leaving]
@@ -62,16 +64,17 @@ class Servers:
         return min(up, key=lambda s: (s.calls, self.draw()))
 
     def other_than(self, tried: Collection[str]) -> bool:
-        """Is there a server that is not down and was not tried?"""
+        """Whether there is a server that is not down and was not tried."""
         now = self.clock()
         return any(s.address not in tried and s.down_until <= now for s in self.members)
 
     def mark(self, server: Server, reached: bool) -> None:
-        """A server that was not reached is left alone for a while, twice as long each time."""
+        """Records the result of a call. A server that was not reached is left out for a while, each
+        time twice as long."""
         now = self.clock()
         if reached:
             server.failures, server.down_until = 0, 0.0
-        elif server.down_until <= now:  # many calls fail at once: only the first of them counts
+        elif server.down_until <= now:  # many calls fail at once: only the first one counts
             server.down_until = now + min(LONGEST_DOWN_S, FIRST_DOWN_S * 2**server.failures)
             server.failures += 1
 

@@ -48,7 +48,7 @@ class BlockingTextStream:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
         finally:
-            with suppress(TrefoilError):  # a closed client has ended its calls
+            with suppress(TrefoilError):  # calls fail when the client was closed
                 self._run(_close(pieces))
 
 
@@ -68,7 +68,7 @@ class Client:
         self._thread = threading.Thread(target=self._loop.run_forever, name="trefoil", daemon=True)
         self._thread.start()
 
-        async def opened() -> AsyncClient:  # channels belong to the loop they are opened on
+        async def opened() -> AsyncClient:  # channels belong to the event loop that opens them
             return AsyncClient(servers, access, retry_policy, balance, **defaults)
 
         with ExitStack() as undo:
@@ -111,7 +111,7 @@ class Client:
             work.close()
             raise TrefoilError("this client is closed", "CANCELLED", "CLIENT_CLOSED")
         try:
-            check_process(self._process)  # its thread is not in this process
+            check_process(self._process)  # the thread does not exist in a forked process
         except TrefoilError:
             work.close()
             raise
@@ -119,7 +119,7 @@ class Client:
         try:
             return future.result()
         finally:
-            # An interrupted caller must not leave its call running; a finished one is not affected.
+            # If the caller is interrupted, cancel its call; a finished call is not affected.
             future.cancel()
 
     def _end(self) -> None:

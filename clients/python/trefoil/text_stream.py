@@ -1,9 +1,9 @@
 """A generated text as it arrives, continued where it broke off.
 
 Servers keep no half-written texts. But they decode greedily, so the same request to the same stamp
-gives the same text: the stream starts it again, compares and skips the pieces it has delivered, and
-goes on with the next one. When the text differs, or the stamp is gone, it raises TextInterrupted.
-It never joins two texts that differ.
+gives the same text: the stream starts the text again, compares and skips the pieces already
+delivered, and continues with the next one. When the text differs, or the stamp is gone, it raises
+TextInterrupted. It never joins two texts that differ.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TextStream:
                 await self._wait_or_raise(error, server)
 
     async def read_all(self) -> GeneratedText:
-        """Waits for the end."""
+        """Waits for the end of the text and returns it."""
         async for _ in self:
             pass
         assert self.result is not None
@@ -78,7 +78,8 @@ class TextStream:
                     self.text = received
                     yield received[known:]
         finally:
-            call.cancel()  # not wanted any more, or finished: then this does nothing
+            # The caller has stopped iterating, or the call has ended: then this has no effect.
+            call.cancel()
         raise Unavailable("the text stopped without its last message", "UNAVAILABLE")
 
     async def _wait_or_raise(self, error: Exception, server: Server) -> None:
@@ -111,7 +112,7 @@ class TextStream:
             request_id=self.request_id,
             example=example,
             max_new_tokens=options.max_new_tokens,
-            # A text may not begin with one version and end with another.
+            # A text must not begin with one version and end with another.
             expected_stamps=[self.stamp] if self.stamp else sorted(options.pinned),
             **options.sent(),
         )

@@ -1,5 +1,5 @@
-"""The large parts of a request: what does not fit into one message is uploaded to the server first,
-and the request refers to the upload."""
+"""The large parts of a request: a part that does not fit into one message is uploaded to the server
+first, and the request refers to the upload."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trefoil.errors import InputRefused, TrefoilError
 from trefoil.retry_policy import Deadline
 from trefoil.servers import Server
 
-# Below 4 MiB one message is quickest, above it chunks.
+# Up to 4 MiB one message is fastest, above that chunks are.
 INLINE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 
@@ -31,7 +31,7 @@ class Uploads:
     async def examples_for(
         self, server: Server, rows: Sequence[int], deadline: Deadline
     ) -> list[pb.Example]:
-        """The examples numbered `rows` as this server takes them. Raises AioRpcError."""
+        """The examples numbered `rows` in the form this server needs. Raises AioRpcError."""
         sent = self._uploads.setdefault(server.address, {})
         for row, index in sorted(self._large):
             if row in rows and (row, index) not in sent:
@@ -43,8 +43,8 @@ class Uploads:
         return [self._with_uploads(row, sent) for row in rows]
 
     def forget(self, error: TrefoilError | None) -> bool:
-        """True when the server no longer knows an upload: then the request is worth sending again,
-        with a new upload."""
+        """Whether the server has lost an upload: then the request is worth sending again, with a
+        new upload."""
         if not isinstance(error, InputRefused) or error.reason != "UNKNOWN_UPLOAD":
             return False
         return bool(self._uploads.pop(error.server, None))
@@ -54,7 +54,7 @@ class Uploads:
         places = [index for (r, index) in self._large if r == row]
         if not places:
             return example
-        # Part by part: copying the whole would copy the payloads that are replaced.
+        # Part by part: copying the whole example would copy the payloads that are replaced.
         changed = pb.Example(slices=example.slices)
         for index, part in enumerate(example.parts):
             if index not in places:
@@ -71,7 +71,8 @@ class Uploads:
 
 
 def _large_parts(examples: Sequence[pb.Example]) -> Iterator[tuple[int, int]]:
-    """Row and index of every part that does not fit into the message with those before it."""
+    """Row and index of every part that does not fit into the message together with those before
+    it."""
     inline = 0
     for row, example in enumerate(examples):
         for index, part in enumerate(example.parts):

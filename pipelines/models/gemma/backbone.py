@@ -42,7 +42,7 @@ class GemmaBackbone(Backbone):
         self._text = GemmaText(self._library, joined, sharing)
         self._embed_image, self._embed_sound = inner.embed_vision, inner.embed_audio
         self._window: int = config.text_config.sliding_window
-        # Tokens of an image see later ones of the same image, which a piece might not have.
+        # Tokens of an image see later tokens of the same image, which a piece might not contain.
         self.whole_prompts = config.text_config.use_bidirectional_attention == "vision"
         self._cap: float | None = config.text_config.final_logit_softcapping
         self._media = (config.image_token_id, config.audio_token_id, config.video_token_id)
@@ -78,8 +78,8 @@ class GemmaBackbone(Backbone):
     def _near(
         self, whole: Visibility, prompts: torch.Tensor, behind: torch.Tensor | None
     ) -> Visibility:
-        """The same for layers with a window; `prompts` [B, causal] are the tokens of the causal
-        columns."""
+        """`whole`, restricted to the window of sliding layers; `prompts` [B, causal] are the tokens
+        of the causal columns."""
         columns, mask_causal, mask = whole.causal, None, whole.mask
         ahead = self.whole_prompts and bool(columns)
         if columns > self._window or ahead:
@@ -93,7 +93,7 @@ class GemmaBackbone(Backbone):
         return Visibility(columns, mask_causal, mask)
 
     def _without_media(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Media placeholders become padding: their own embeddings are never used."""
+        """Replaces media placeholders by padding: their own embeddings are never used."""
         media = torch.zeros_like(tokens, dtype=torch.bool)
         for token in self._media:
             media |= tokens == token
@@ -106,9 +106,9 @@ class GemmaBackbone(Backbone):
         return embeddings
 
     def _see(self, images: Images) -> torch.Tensor:
-        # All images are packed side by side, each attends within itself (attention.py). The
+        # All images are packed side by side, and each attends within itself (attention.py). The
         # library's own forward would pad each one to the maximum size.
-        places = images.positions.flip(-1).unsqueeze(0)  # (x, y) here
+        places = images.positions.flip(-1).unsqueeze(0)  # this family has (x, y)
         padding = torch.zeros(places.shape[:2], dtype=torch.bool, device=places.device)
         hidden = self._vision.patch_embedder(images.patches.unsqueeze(0), places, padding)
         rotary = self._vision.encoder.rotary_emb(hidden, places)
@@ -184,10 +184,11 @@ def _cached_heads(layer: Any) -> tuple[int, int]:
 
 
 def within_window(seen: torch.Tensor, window: int) -> torch.Tensor:
-    """bool [..., queries, keys]: the `window` nearest of the keys a query sees, its own included.
+    """bool [..., queries, keys]: the `window` nearest of the keys that a query sees, its own
+    included.
 
-    Counts visible keys, not columns: the columns of other labels lie between a label's tokens and
-    the prompt, and padding lies before the prompt.
+    It counts visible keys, not columns: the columns of other labels lie between a label's tokens
+    and the prompt, and padding lies before the prompt.
     """
     if seen.shape[-1] <= window:
         return seen

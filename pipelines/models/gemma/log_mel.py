@@ -33,7 +33,7 @@ class GemmaAudioConfig(Sampling):
     n_mels: int
     f_min: float
     f_max: float
-    mel: str  # HTK scale, triangles of height 1, of magnitudes
+    mel: str  # HTK scale, triangles of height 1, applied to magnitudes
     log_floor: float  # added before the natural logarithm
     start: str  # half a window of zeros before the first sample
 

@@ -1,7 +1,8 @@
 """A Gemma 4 from a config and tensors, as transformers 5.17 to 5.23 build it.
 
 - names are the library's own: `model.language_model.*`, `model.vision_tower.*`, ...;
-- variants that could not be exact, or would depend on the other rows of a batch, are refused.
+- variants whose answers could not be exact, or would depend on the other rows of a batch, are
+  refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pipelines.models.weights import assign, refuse_empty
 
 _DERIVED = ("inv_freq", "inv_timescales", "embed_scale", "softcap")
 _OWN_KEYS = re.compile(r"model\.language_model\.layers\.(\d+)\.self_attn\.[kv]_(?:proj|norm)\.")
-# Other types stretch with the longest text of a batch: an answer would depend on its batch mates.
+# Other types scale with the longest text of a batch: an answer would depend on the other rows of
+# its batch.
 _ROPES = ("default", "proportional")
 # The library uses this channel count where the number of mel bins is meant.
 _MEL_BINS = 128
@@ -128,6 +130,6 @@ def _adapted(model: Any) -> Any:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    # The text stack is our own (text.py); the audio encoder's attention is its own and stays.
+    # The text stack is this package's (text.py); the audio encoder keeps its own attention.
     model.model.vision_tower.config._attn_implementation = NAME
     return model

@@ -1,8 +1,9 @@
 """Pixels to vision patches, as the Gemma 4 family expects them.
 
-The image fills its token budget as far as its aspect allows; the model normalises by itself.
-Patches are in merge order (those pooled into one token are contiguous), unlike the reference's row
-order. Every patch carries its position, so the order matters only to the pooling, which is ours.
+The image fills its token budget as far as its aspect allows; the model normalises the values
+itself. Patches are in merge order (those pooled into one token are contiguous), unlike the
+reference's row order. Every patch carries its position, so the order matters only to the pooling,
+which this package implements.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class GemmaImageConfig:
 
     max_soft_tokens: int  # the budget of one image; the reference offers 70, 140, 280, 560, 1120
     patch_size: int
-    pooling_kernel_size: int  # patches a side that become one token
+    pooling_kernel_size: int  # this many patches on each side become one token
     scale: str  # levels divided by 255
     resize: str  # bicubic, antialiased, in uint8
-    size_rule: str  # largest size of that aspect within the budget, sides rounded down
+    size_rule: str  # the largest size with that aspect within the budget, sides rounded down
     orientation: str  # EXIF orientation applied
     alpha: str  # composited on white
     colour: str  # embedded profiles ignored
@@ -91,7 +92,7 @@ def target_size(height: int, width: int, config: GemmaImageConfig) -> tuple[int,
 
 
 def gemma_normalised(levels: torch.Tensor, _config: GemmaImageConfig) -> torch.Tensor:
-    """What the encoder takes, float32 in 0..1, on the device of `levels`."""
+    """The encoder's input, float32 in 0..1, on the device of `levels`."""
     return levels.to(torch.float32).div_(255.0)
 
 

@@ -67,7 +67,8 @@ class GemmaText:
 
 
 class _GemmaLayer:
-    """`lender` is the layer whose keys and values are seen: itself where `own`."""
+    """`lender` is the layer whose keys and values are used; a layer with `own` keys is its own
+    lender."""
 
     def __init__(self, layer: Any, lender: int, own: bool, joined: bool, sharing: Sharing) -> None:
         attention = layer.self_attn
@@ -78,7 +79,7 @@ class _GemmaLayer:
         inputs = [attention.q_proj]
         self._key_norm = self._value_norm = None
         if own:
-            # Without a projection of their own, values are the keys before norm and rotation.
+            # Without their own projection, values are the keys before norm and rotation.
             inputs += [p for p in (attention.k_proj, attention.v_proj) if p is not None]
             self._key_norm = _norm(attention.k_norm)
             self._value_norm = RmsNorm(None, attention.v_norm.eps, self._size)

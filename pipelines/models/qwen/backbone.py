@@ -34,7 +34,7 @@ class QwenOmniBackbone(Backbone):
 
     @staticmethod
     def fresh(config: Mapping[str, Any], seed: int) -> QwenOmniBackbone:
-        """Randomly initialised, float32, on the CPU: where training begins."""
+        """A randomly initialised backbone in float32 on the CPU, for training."""
         return QwenOmniBackbone(thinker.fresh(thinker.read_config(config), seed))
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -53,7 +53,8 @@ class QwenOmniBackbone(Backbone):
         return self._text(inputs.embeddings, inputs.positions, visibility, cache)
 
     def _see(self, images: Images) -> torch.Tensor:
-        # One segment for the library's own splitting; ours are in `segments` (attention.py).
+        # One segment for the library's own splitting; this package's segments are in `segments`
+        # (attention.py).
         whole = torch.tensor([0, len(images.patches)], dtype=torch.int32)
         out: torch.Tensor = self._visual(
             images.patches.to(self.dtype),

@@ -25,8 +25,8 @@ MIN_FRAMES = 3  # fewer give no audio token
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What down-mixing and resampling take: the first parameters of each family. The strings name
-    the one rule implemented."""
+    """The parameters of down-mixing and resampling, which come first in each family. Each string
+    names the one rule implemented."""
 
     sample_rate: int  # of the model's input, hertz
     max_s: float
@@ -177,7 +177,8 @@ def _hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15.0, linear, 1000.0 * np.exp((math.log(6.4) / 27.0) * (mels - 15.0)))
 
 
-# A kernel has one column a phase and one row an input sample. 4 MB; no usual rate reaches it.
+# A kernel has one column for each phase and one row for each input sample. 4 MB; no usual rate
+# reaches it.
 _MAX_KERNEL = 1 << 20
 _USUAL_RATES = "8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000"
 

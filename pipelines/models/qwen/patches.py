@@ -26,7 +26,7 @@ Grid = tuple[int, int, int]  # (t, h, w) in patches
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """Every parameter that can change a pixel value. The strings name the one rule implemented."""
+    """Every parameter that can change a pixel value. Each string names the one rule implemented."""
 
     min_pixels: int
     max_pixels: int
@@ -65,7 +65,7 @@ DEFAULT = ImageConfig(
     patch_size=14,
     merge_size=2,
     temporal_patch_size=2,
-    mean=(0.48145466, 0.4578275, 0.40821073),  # CLIP's
+    mean=(0.48145466, 0.4578275, 0.40821073),  # the values of CLIP
     std=(0.26862954, 0.26130258, 0.27577711),
     resize="bicubic-antialias-uint8",
     size_rule="round-to-factor",
@@ -107,9 +107,9 @@ def levels(image: DecodedImage, config: ImageConfig) -> tuple[torch.Tensor, Grid
 
 
 def normalised(levels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
-    """What the encoder takes, float32 [P, 3 * temporal * patch * patch], on the device of `levels`:
-    each operation is rounded as IEEE 754 asks, so every device gives the same numbers. A still
-    image is the same frame repeated over the temporal patch."""
+    """The encoder's input, float32 [P, 3 * temporal * patch * patch], on the device of `levels`.
+    Each operation is rounded as IEEE 754 requires, so every device gives the same numbers. A still
+    image is the same frame, repeated over the temporal patch."""
     mean, std = _constants(config, levels.device)
     values = levels.view(len(levels), 3, -1).to(torch.float32).div_(255.0).sub_(mean).div_(std)
     frames = config.temporal_patch_size
@@ -118,7 +118,8 @@ def normalised(levels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _constants(config: ImageConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation [1, 3, 1]; kept, because each would be a copy to the device."""
+    """Mean and standard deviation [1, 3, 1]; cached, because each call would copy them to the
+    device."""
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in (config.mean, config.std))
     return mean.view(1, 3, 1).to(device), std.view(1, 3, 1).to(device)
 

@@ -22,7 +22,8 @@ from pipelines.models.text_stack import (
 
 
 class QwenText:
-    """Positions have three axes (M-RoPE, Qwen2-VL, section 2.1): a frequency belongs to one."""
+    """Positions have three axes (M-RoPE, Qwen2-VL, section 2.1); each frequency belongs to one
+    axis."""
 
     def __init__(self, module: Any, joined: bool, sharing: Sharing) -> None:
         config = module.config
@@ -85,7 +86,7 @@ class _QwenLayer:
         if not self._project.joined:
             query, key, value = (heads(x, self._size) for x in self._project(inputs))
             found = (rotated(query, by), rotated(key, by), value)
-        else:  # side by side already, so both are rotated at once
+        else:  # both are side by side already, so both are rotated at once
             both, value = (heads(x, self._size) for x in self._project.merged(inputs, (2, 1)))
             query, key = torch.split(rotated(both, by), self._counts, dim=2)
             found = (query, key, value)

@@ -101,7 +101,8 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 def parts(model: Any) -> tuple[Any, Any, Any]:
-    """(text stack, vision encoder, audio encoder) in the places of this library version."""
+    """(text stack, vision encoder, audio encoder), which each library version keeps under other
+    names."""
     inner = model.model
     if hasattr(inner, "language_model"):
         return inner.language_model, inner.visual, inner.audio_tower
@@ -121,7 +122,7 @@ def _restore_buffers(model: Any, config: Any, device: torch.device) -> None:
 def _adapted(model: Any) -> Any:
     from transformers import AttentionInterface
 
-    # The text stack is our own (text.py).
+    # The text stack is this package's (text.py).
     AttentionInterface.register(NAME, attend)
     _, visual, audio = parts(model)
     for part in (visual, audio):

@@ -1,4 +1,4 @@
-"""`server fleet`: several servers as one."""
+"""`server fleet`: operates several servers as one."""
 
 from server.commands.fleet.command import parser, run
 

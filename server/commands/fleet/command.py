@@ -173,8 +173,8 @@ def _row(member: Member) -> tuple[str, ...]:
 
 
 async def _load(members: Sequence[Member], arguments: argparse.Namespace) -> int:
-    """On all, a few at a time. A server that refuses does not stop the others: the same bundle is
-    often refused for one reason everywhere, and all reasons are shown."""
+    """Load on all servers, a few at a time. A refusal by one server does not stop the others: a
+    bundle is often refused everywhere for the same reason, and all reasons are shown."""
     await look_all(members, arguments.timeout)
     absent = [member for member in members if member.state == UNREACHABLE]
     if absent:

@@ -18,8 +18,8 @@ SHORT = 12
 
 @dataclass
 class Member:
-    """One server and what it last reported. `roles` has those of each stamp in its memory and in
-    its store: serves, standby, loaded, canary; current, previous."""
+    """One server and what it last reported. `roles` maps each stamp in its memory and in its store
+    to its roles: serves, standby, loaded, canary; current, previous."""
 
     address: str
     client: CommandConnection
@@ -30,7 +30,8 @@ class Member:
     note: str = ""
 
     async def look(self, timeout_s: float) -> None:
-        """Asks the server. One that does not answer is UNREACHABLE, with the error as its note."""
+        """Ask the server. A server that does not answer is UNREACHABLE, with the error as its
+        note."""
         try:
             async with asyncio.timeout(timeout_s):
                 snapshot = (await self.client.state(timeout_s)).snapshot
@@ -45,12 +46,12 @@ class Member:
         self.state = observe_pb2.ServerState.Name(snapshot.state)
         self.note = "" if self.state == "READY" else snapshot.reason
         self.roles = {one.stamp: tuple(one.roles) for one in listed.bundles}
-        # A snapshot is shared by those who ask within a moment, so it may be of before a switch.
-        # Of a bundle that is in no store it is the only source.
+        # Callers that ask at nearly the same time share a snapshot, so it may be older than a
+        # switch. For a bundle that is not in the store it is the only source.
         self.stamp = self.having("serves") or snapshot.stamp
 
     def load(self, path: str) -> AsyncIterator[admin_pb2.Progress]:
-        """`path` is a directory on the server's host."""
+        """Load the bundle at `path`, a directory on the server's host."""
         return self.client.stream(self.client.admin.Load, admin_pb2.LoadRequest(path=path))
 
     async def activate(self, request: admin_pb2.ActivateRequest) -> None:
@@ -65,14 +66,16 @@ class Member:
         return self.name or self.address
 
     def having(self, role: str) -> str:
-        """The stamp with this role, "" without one. A canary's role has its share behind it."""
+        """The stamp with this role, "" if there is none. A canary's role is followed by its
+        share."""
         for stamp, roles in self.roles.items():
             if any(one.startswith(role) for one in roles):
                 return stamp
         return ""
 
     def full_stamp(self, prefix: str) -> str:
-        """The one stamp in its memory or store that begins so, "" when none or several do."""
+        """The one stamp in its memory or store with this prefix; "" when there is none or more than
+        one."""
         known = {stamp for stamp in (*self.roles, self.stamp) if stamp.startswith(prefix)}
         return known.pop() if len(known) == 1 else ""
 
@@ -88,7 +91,7 @@ async def look_all(members: Sequence[Member], timeout_s: float) -> None:
 
 
 def verdict(members: Sequence[Member]) -> tuple[bool, str]:
-    """(every server serves one stamp and takes traffic, the sentence)."""
+    """(whether every server serves one stamp and takes traffic, the sentence)."""
     stamps = {member.stamp for member in members if member.state != UNREACHABLE}
     out = [member.label for member in members if member.state not in TAKES_TRAFFIC]
     if len(stamps) > 1:

@@ -1,6 +1,6 @@
-"""All servers switch, or none: check each, switch all at once, and on a failure go back on those
-that switched. What cannot be known of a server that vanished is reported with the command for it.
-"""
+"""All servers switch, or none. Check each, switch all at once, and after a failure go back on those
+that switched. If the state of a vanished server is unknown, the report has the command to run for
+it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Report = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """`whole`: every server serves as asked. Otherwise `same`: every server that answers serves
-    what it served before; not even that, and `left` names the servers to look at."""
+    """`whole`: every server serves the requested bundle. `same`: every server that answers serves
+    what it served before. If neither holds, `left` names the servers to look at."""
 
     whole: bool
     same: bool
@@ -89,7 +89,7 @@ class Fleet:
             return await member.roll_back(reason)
 
         async def back(member: Member, _reason: str) -> Any:
-            if not canaries:  # a canary that was ended is not begun again
+            if not canaries:  # a canary that was ended is not started again
                 await member.activate(pb.ActivateRequest(stamp=before[member.address]))
 
         name = f"back to {target[:SHORT]}" if target else "the end of the canary"
@@ -104,7 +104,8 @@ class Fleet:
         done: Callable[[Member], bool],
     ) -> Switched:
         errors = await self._each(asked, forth)
-        await look_all(asked, self.timeout_s)  # an answer may be lost, a switch may not be
+        # An answer may be lost, so look at what each server serves.
+        await look_all(asked, self.timeout_s)
         failed = [m for m in asked if not done(m)]
         for member in asked:
             error = errors.get(member.address) or member.note or "it did not switch"
@@ -126,7 +127,7 @@ class Fleet:
     async def _each(
         self, members: Sequence[Member], call: Callable[[Member], Awaitable[Any]]
     ) -> dict[str, str]:
-        """Address -> what went wrong, of those where something did."""
+        """Address -> error, for the servers where the call failed."""
 
         async def one(member: Member) -> str:
             try:
@@ -141,7 +142,7 @@ class Fleet:
 
 
 def _not_ready_for(member: Member, stamp: str) -> str:
-    """Why this server cannot switch to the stamp now, "" when it can."""
+    """Why this server cannot switch to the stamp now; "" if it can."""
     if member.state not in TAKES_TRAFFIC:
         return f"{member.label} is {member.state}: {member.note}"
     if member.stamp == stamp:

@@ -1,1 +1,1 @@
-"""How the commands print what they found."""
+"""How the commands print their results."""

@@ -1,4 +1,4 @@
-"""Answers as `server predict` prints them: one plain object for scripts, a few lines for people."""
+"""Answers as `server predict` prints them: one plain object for scripts, or a few lines of text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generation_of(event: pb.GenerateEvent, text: str) -> Plain:
 
 
 def _used_lines(found: Plain) -> list[str]:
-    """Only what is not as sent: a cut part, a warning. The rest is in --json."""
+    """Only differences from what was sent: a cut part, a warning. --json has the rest."""
     lines = []
     for number, part in enumerate(found["parts_used"]):
         notes = []
@@ -59,7 +59,7 @@ def readable(found: Plain) -> str:
 
 
 def _doubts(found: Plain) -> list[str]:
-    """What makes an answer doubtful, such as that it fits none of the labels."""
+    """What makes an answer doubtful, for example that it fits none of the labels."""
     return [
         f"  doubt    {spec.doubt}: {spec.name} {found[spec.name]:.2g}, usually above {spec.least:g}"
         for spec in OUTPUTS

@@ -1,4 +1,4 @@
-"""An argument parser whose errors are one line, and name what was probably meant."""
+"""An argument parser whose errors are one line and suggest the probable meaning."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 
 class CommandLine(argparse.ArgumentParser):
-    """`meant` turns an argument that belongs to no flag into what it may have been meant as."""
+    """`meant` turns an argument that belongs to no flag into the text of a suggestion."""
 
     meant: Callable[[str], str] | None = None
 
     def __init__(self, **options: Any) -> None:
-        if "\n" in (options.get("epilog") or ""):  # laid out by hand
+        if "\n" in (options.get("epilog") or ""):  # text with its own line breaks
             options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)
 
@@ -26,7 +26,7 @@ class CommandLine(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> NoReturn:
-        """One line: a page of usage in front of it would hide it."""
+        """Print one line: a page of usage before it would hide it."""
         self.exit(2, f"{self.prog}: {message} (flags: {self.prog} --help)\n")
 
     def _about(self, unknown: Sequence[str]) -> str:
@@ -39,8 +39,8 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def utf8(value: str) -> str:
-    """The type of a flag that takes text. Bytes of a command line that are not UTF-8 arrive as
-    halves of surrogate pairs, which no message can carry."""
+    """The type of a flag that takes text. Bytes of a command line that are not UTF-8 arrive as lone
+    surrogates, which a message cannot carry."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -52,6 +52,6 @@ def utf8(value: str) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?", or nothing where nothing is alike."""
+    """The suggestion `; did you mean X?`, or "" if no known name is similar."""
     alike = difflib.get_close_matches(name, list(known), 1, 0.6)
     return f"; did you mean {alike[0]}?" if alike else ""

@@ -16,8 +16,8 @@ from server.telemetry.outputs import OUTPUT_NAMES, OUTPUTS
 from server.telemetry.record import FeatureSpec
 from server.telemetry.rows import FeatureRow, PredictionRow
 
-BATCH_ROWS = 10_000  # of one Parquet row group
-FEATURE = "feature."  # before a feature's name in a Parquet column
+BATCH_ROWS = 10_000  # rows of one Parquet row group
+FEATURE = "feature."  # prefix of a feature's name in a Parquet column
 TEXTS = ("prediction_id", "stamp", "task", "mix", "label", "true_label", "error", "error_message")
 TIMES = ("queue_ms", "decode_ms", "preprocess_ms", "forward_ms", "post_ms", "total_ms")
 Plain = dict[str, Any]
@@ -37,7 +37,7 @@ def schemas_of(rows: Iterable[FeatureRow]) -> dict[str, list[FeatureSpec]]:
 
 
 def plain_of(row: PredictionRow, schemas: Schemas) -> Plain:
-    """One row; what is not known is None, and features that were absent are left out."""
+    """One row; unknown values are None, and absent features are left out."""
     record = row.record
     values = np.frombuffer(record.features, "<f4").tolist()
     numbers = {name: _finite(getattr(record, name)) for name in (*OUTPUT_NAMES, *TIMES)}
@@ -71,7 +71,7 @@ def _finite(value: float) -> float | None:
 
 
 def write_lines(rows: Iterable[Plain], out: TextIO) -> None:
-    """Ends early when `out` has noted a failure: no one reads the rest."""
+    """Ends early when `out` has failed: no process reads the rest."""
     for row in rows:
         if getattr(out, "failure", None) is not None:
             return
@@ -80,7 +80,7 @@ def write_lines(rows: Iterable[Plain], out: TextIO) -> None:
 
 
 def write_parquet(rows: Iterable[Plain], schemas: Schemas, path: Path) -> None:
-    """A column for every feature of any stamp. Raises NoParquet."""
+    """Write a column for every feature of any stamp. Raises NoParquet."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -101,7 +101,7 @@ def write_parquet(rows: Iterable[Plain], schemas: Schemas, path: Path) -> None:
 
 
 def _features(schemas: Schemas) -> dict[str, str]:
-    """Kind by name; where stamps disagree the first one's counts."""
+    """Kind by name; where stamps disagree, the first one decides."""
     found: dict[str, str] = {}
     for specs in schemas.values():
         for spec in specs:

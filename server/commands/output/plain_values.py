@@ -19,7 +19,7 @@ def plain(message: Any) -> dict[str, Any]:
 def _value(field: Any, value: Any) -> Any:
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
-        return {str(key): value[key] for key in sorted(value)}  # our maps hold scalars
+        return {str(key): value[key] for key in sorted(value)}  # this project's maps hold scalars
     if field.is_repeated:
         return [_one(field, item) for item in value]
     return _one(field, value)

@@ -1,4 +1,4 @@
-"""The progress of a load on a terminal; what is worth keeping goes to a line of its own."""
+"""The progress of a load on a terminal; the steps to keep are printed on lines of their own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from proto import admin_pb2 as pb
 
 LAYOUT = "{desc:10} {percentage:3.0f} %|{bar:30}| {postfix}"
 LOGGED = ("swap", "room", "keeping")
-# Each step counts from 0 to 1 for itself: where it begins on the bar, and its part of it.
+# Each step counts from 0 to 1. Where it begins on the bar, and its share of the bar.
 Shares = Mapping[str, tuple[float, float]]
 OF_LOAD: Shares = {
     "copying": (0.0, 0.2),
-    "fetching": (0.0, 0.2),  # in its place, of a bundle that is kept elsewhere
+    "fetching": (0.0, 0.2),  # replaces copying for a bundle that is kept elsewhere
     "loading": (0.2, 0.7),
     "proving": (0.9, 0.09),
 }
@@ -30,14 +30,14 @@ OF_REHEARSAL: Shares = {
 
 @dataclass(slots=True)
 class Forward:
-    """Where a bar of 0 to 1 stands. It never goes back, whatever is reported."""
+    """The position of a bar from 0 to 1. It never moves back, whatever is reported."""
 
     shares: Shares
     at: float = field(default=0.0, init=False)
 
     def moved(self, step: str, fraction: float) -> float:
-        """How far it moves on. Of a switch replica by replica steps are named `loading 2`, and
-        their fraction is of all replicas."""
+        """How far the bar advances. In a rolling switch, steps are named `loading 2`, and their
+        fraction is of all replicas."""
         base, share = self.shares.get(step.partition(" ")[0], (0.0, 1.0))
         by = max(0.0, min(1.0, base + share * fraction) - self.at)
         self.at += by
@@ -45,7 +45,7 @@ class Forward:
 
 
 async def shown(steps: AsyncIterator[pb.Progress]) -> pb.Progress:
-    """The last step, once all have been shown."""
+    """Show all steps; returns the last one."""
     last, forward = pb.Progress(), Forward(OF_LOAD)
     with tqdm(total=1.0, bar_format=LAYOUT, disable=not sys.stderr.isatty()) as bar:
         async for last in steps:

@@ -1,4 +1,5 @@
-"""`server status` for people: the state, why, the evidence behind it, and what is served."""
+"""The full text of `server status`: the state, its reason, the evidence behind it, and what is
+served."""
 
 from __future__ import annotations
 
@@ -84,12 +85,12 @@ def _replicas(replicas: Iterable[pb.ReplicaStatus]) -> str:
 
 
 def _mib(size: int) -> str:
-    """ "" for what was not measured."""
+    """Size in MiB; "" if it was not measured."""
     return f"{size / MIB:.0f} MiB" if size else ""
 
 
 def _memory(replicas: Iterable[pb.ReplicaStatus]) -> str:
-    """Of texts being written and of devices, where there is any."""
+    """Memory of texts being written and of devices, if there is any."""
     rows = [
         (
             str(one.index),
@@ -142,7 +143,7 @@ def _integrity(replicas: Iterable[pb.ReplicaStatus], at: float) -> str:
 
 
 def _checked(check: pb.SelfCheck, at: float) -> str:
-    """When a replica was last compared with what it loaded, and how that went."""
+    """When a replica was last compared with what it loaded, and the result."""
     if check.error:
         return f"FAILED: {check.error}"
     if not check.at_unix_ms:
@@ -169,7 +170,7 @@ def _pins(pins: Iterable[pb.StampPin]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, indented by two."""
+    """Columns of the width that they need, indented by two."""
     if not rows:
         return ""
     widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
@@ -181,7 +182,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(text: str) -> str:
-    """What a client sent, with nothing in it that a terminal would obey."""
+    """Text from a client, without characters that a terminal would interpret."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -11,14 +11,14 @@ from server.telemetry.rows import refused_formats
 
 MOST_REPLICAS, MOST_ALERTS = 3, 2
 GREEN, YELLOW, RED = "\033[32m", "\033[33m", "\033[31m"
-OF_STATE = {pb.READY: GREEN, pb.NOT_READY: RED}  # the others are on their way: yellow
+OF_STATE = {pb.READY: GREEN, pb.NOT_READY: RED}  # all other states are transitional: yellow
 ORDER = ("critical", "high", "warning")
 
 
 def summary(
     snapshot: pb.ServerSnapshot, alerts: Sequence[pb.AlertRow], at: float, colours: bool
 ) -> str:
-    """`alerts`: those that fire. `at` is unix seconds by the server's clock."""
+    """`alerts`: the firing ones. `at` is unix seconds by the server's clock."""
     state = pb.ServerState.Name(snapshot.state)
     shown = _coloured(state, OF_STATE.get(snapshot.state, YELLOW), colours)
     why = f": {snapshot.reason}" if snapshot.reason else ""
@@ -42,7 +42,8 @@ def summary(
 
 
 def _replicas(snapshot: pb.ServerSnapshot) -> list[str]:
-    """Those that are not ready one by one: the others differ in nothing that matters here."""
+    """One line for each replica that is not ready: the others do not differ in anything that
+    matters here."""
     replicas = snapshot.replicas
     in_flight = sum(one.in_flight for one in replicas)
     head = f"{snapshot.warm_replicas} of {snapshot.wanted_replicas} warm, {in_flight} rows in them"
@@ -64,7 +65,7 @@ def _p95(snapshot: pb.ServerSnapshot) -> str:
 
 
 def _alerts(alerts: Sequence[pb.AlertRow], at: float, colours: bool) -> list[str]:
-    """The worst first; of one severity the newest."""
+    """The most severe first; within one severity the newest first."""
     worst = sorted(alerts, key=lambda one: (ORDER.index(one.severity), -one.opened_unix_ms))
     lines = [f"  alerts   {len(alerts) or 'none'}"]
     for one in worst[:MOST_ALERTS]:

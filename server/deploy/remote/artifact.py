@@ -1,7 +1,8 @@
-"""Bundles as OCI artifacts: a layer for each file, titled with its path, as `oras push` does.
+"""Bundles as OCI artifacts: one layer for each file, with its path as the title, as `oras push`
+makes them.
 
-A registry is read over https; a layout is a directory on the server's host. What is asked for by
-digest is compared with it.
+A registry is read over https; a layout is a directory on the server's host. Content that is
+requested by digest is compared with the digest.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ TITLE = "org.opencontainers.image.title"
 REF_NAME = "org.opencontainers.image.ref.name"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-UNPACKED = "io.deis.oras.content.unpack"  # a directory that was pushed as a compressed archive
-MOST_MANIFEST_BYTES = 4 << 20  # what registries accept
+# Marks a directory that was pushed as a compressed archive.
+UNPACKED = "io.deis.oras.content.unpack"
+MOST_MANIFEST_BYTES = 4 << 20  # the limit of registries
 MOST_TOKEN_BYTES = 64 << 10
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
-Blob = Callable[[str, int], Body]  # by digest, from a byte on
+Blob = Callable[[str, int], Body]  # (digest, first byte) -> content
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Artifact:
 
 
 def layers_of(manifest: Mapping[str, Any], where: str) -> dict[str, Layer]:
-    """Raises FetchRefused for a manifest of another shape."""
+    """The layers by path. Raises FetchRefused for a manifest of another form."""
     found: dict[str, Layer] = {}
     for layer in _items(manifest, "layers", where):
         notes = layer.get("annotations") or {}
@@ -109,7 +111,7 @@ def _items(whole: Mapping[str, Any], name: str, where: str) -> list[dict[str, An
 
 
 def layout(location: Location) -> Artifact:
-    """Raises FetchRefused."""
+    """The artifact in a layout on this host. Raises FetchRefused."""
     root = Path(location.place.removeprefix("oci://"))
     if not (root / "oci-layout").is_file():
         raise FetchRefused(f"{root} is not an OCI image layout: it has no oci-layout")
@@ -168,14 +170,14 @@ def _digest_of(descriptor: Mapping[str, Any], location: Location) -> str:
 
 @dataclass(slots=True)
 class Registry:
-    """The pulls of one repository. Credentials come from the file that `docker login` writes."""
+    """Pulls from one repository. Credentials come from the file that `docker login` writes."""
 
     web: Web
     location: Location
     _auth: str = field(default="", init=False)
 
     def artifact(self) -> Artifact:
-        """Raises FetchRefused, FetchBroken."""
+        """The artifact. Raises FetchRefused, FetchBroken."""
         found = self._manifest(self.location.reference)
         if found.get("mediaType") == INDEX_TYPE:
             found = self._manifest(_only(found, self.location))
@@ -208,7 +210,7 @@ class Registry:
             raise FetchRefused(_hinted(error)) from None
 
     def _authorized(self, challenge: str, url: str) -> str:
-        """What a registry that asks for a token, or for a password, wants."""
+        """The Authorization header for a registry that asks for a token or a password."""
         host = urlsplit(url).netloc
         kind, _, rest = challenge.partition(" ")
         basic = docker_credentials(host)
@@ -239,7 +241,7 @@ def _hinted(error: WebStatus) -> str:
 
 
 def docker_credentials(host: str) -> str:
-    """The base64 of user:password, "" without one."""
+    """The base64 of user:password; "" if there is none."""
     named = os.environ.get("REGISTRY_AUTH_FILE")
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     path = Path(named) if named else folder / "config.json"

@@ -3,9 +3,9 @@
     bundles/.fetching/<stamp>/bundle/    whole files under their names; the manifest comes last
     bundles/.fetching/<stamp>/parts/     files in arrival, named by their digest
 
-What has arrived stays when a connection breaks, the caller goes away or the server ends, and the
-next fetch of the same stamp continues there. Nothing is executed and nothing but the names and
-sizes of the manifest is believed; the replica verifies the whole again.
+What has arrived is kept when a connection breaks, the caller leaves or the server ends, and the
+next fetch of the same stamp continues there. Nothing is executed, and only the names and sizes in
+the manifest are trusted; the replica verifies the whole bundle again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from server.deploy.remote.objects import object_store
 from server.deploy.remote.web import Web, WebDirectory
 
 FETCHING = ".fetching"
-ATTEMPTS = 5  # in a row without a further byte
-FIRST_WAIT_S = 0.5  # before the next attempt; doubles
-KEPT_S = 7 * 86400.0  # what no fetch has continued
+ATTEMPTS = 5  # consecutive attempts without a further byte
+FIRST_WAIT_S = 0.5  # wait before the next attempt; it doubles
+KEPT_S = 7 * 86400.0  # partial fetches are kept this long
 PIECE_BYTES = 1 << 18
 MOST_SIGNATURE_BYTES = 1 << 20
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 def keeper_of(location: Location, web: Web) -> Keeper:
-    """Raises FetchRefused, FetchBroken."""
+    """The place that keeps the bundle. Raises FetchRefused, FetchBroken."""
     if location.scheme in OBJECTS:
         return object_store(location)
     if location.scheme != OCI:
@@ -63,7 +63,7 @@ def keeper_of(location: Location, web: Web) -> Keeper:
 
 @dataclass(slots=True)
 class Fetcher:
-    """One fetch at a time: a second caller waits. `root` is the store's folder."""
+    """Runs one fetch at a time: a second caller waits. `root` is the store's folder."""
 
     root: Path
     make_web: Callable[[], Web] = Web
@@ -73,7 +73,7 @@ class Fetcher:
     def into(
         self, store: BundleStore, url: str, progress: Progress, stopped: threading.Event
     ) -> Stored:
-        """The bundle at `url` in the store, which may have had it already.
+        """The folder with the bundle at `url`, ready to enter the store, which may already have it.
 
         Raises FetchRefused, also when `stopped` is set; StoreRefused; OSError of the disk.
         """
@@ -98,11 +98,11 @@ class _Fetch:
     store: BundleStore
     progress: Progress
     stopped: threading.Event
-    here: int = 0  # bytes of whole files
+    here: int = 0  # bytes of complete files
 
     def run(self) -> Path:
-        """A folder with every file of the manifest, or with manifest and signatures alone where
-        the store has the others."""
+        """A folder with every file of the manifest, or with only the manifest and the signatures if
+        the store has the other files."""
         web = self.fetcher.make_web()
         keeper = self._patiently(lambda: keeper_of(self.location, web))
         content = self._patiently(lambda: keeper.small(MANIFEST, MAX_MANIFEST_BYTES))
@@ -130,7 +130,8 @@ class _Fetch:
         return place / "bundle"
 
     def _place(self, stamp: str) -> Path:
-        """Where this stamp arrives; what no fetch has continued for days goes."""
+        """The folder in which this stamp arrives; removes folders that no fetch has continued for
+        days."""
         every = self.fetcher.root / FETCHING
         place = every / stamp
         for folder in (place / "bundle", place / "parts"):
@@ -157,13 +158,13 @@ class _Fetch:
             self.progress(self.here, total)
 
     def _file(self, keeper: Keeper, file: Listed, part: Path, total: int) -> None:
-        """One file at `part`, whole and as the manifest lists it."""
+        """Fetch one file to `part`, complete and as the manifest lists it."""
         continued = part.exists()
         self._arrive(keeper, file, part, total)
         if _digest_of(part) == file.sha256:
             return
         part.unlink()
-        if continued:  # the beginning may be of what was there days ago
+        if continued:  # the part may be the beginning of a file that was there days ago
             self._file(keeper, file, part, total)
             return
         raise FetchRefused(
@@ -203,7 +204,8 @@ class _Fetch:
             os.fsync(written.fileno())
 
     def _patiently(self, work: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
-        """Again after a broken connection, until ATTEMPTS in a row have brought no further byte."""
+        """Run `work` again after a broken connection, until ATTEMPTS in a row have brought no
+        further byte."""
         failures, most, wait_s = 0, reached(), self.fetcher.first_wait_s
         while True:
             _end_if(self.stopped)
@@ -223,7 +225,8 @@ class _Fetch:
 
 
 def _is_whole(path: Path, file: Listed) -> bool:
-    """What an earlier fetch has finished is compared again: it may have changed on disk."""
+    """Whether a file from an earlier fetch is complete. It is hashed again, as it may have changed
+    on disk."""
     if not path.exists():
         return False
     if path.stat().st_size == file.size and _digest_of(path) == file.sha256:
@@ -238,7 +241,8 @@ def _digest_of(path: Path) -> str:
 
 
 def _only(files: tuple[Listed, ...], folder: Path) -> None:
-    """Another manifest of the same claim may have left a file that this one does not list."""
+    """Remove files that this manifest does not list: another manifest that claims the same stamp
+    may have left them."""
     listed = {file.path for file in files}
     for path in [*folder.rglob("*")]:
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:

@@ -1,4 +1,4 @@
-"""What every place that keeps bundles offers to the one that fetches from it."""
+"""The interface of every place that keeps bundles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Protocol
 
 
 class FetchBroken(Exception):
-    """The connection or the place failed for now: what has arrived is kept and can be continued."""
+    """The connection or the place failed for now. What has arrived is kept, and a later fetch
+    continues there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A file from byte `start` on: that which was asked for, or 0 where the place cannot continue.
-    `read` returns at most so many bytes, none at the end; it raises FetchBroken."""
+    """A file from byte `start` on: the requested position, or 0 if the place cannot continue.
+    `read` returns at most the requested number of bytes, and none at the end; it raises
+    FetchBroken."""
 
     start: int
     read: Callable[[int], bytes]
@@ -22,10 +24,10 @@ class Body:
 
 
 class Keeper(Protocol):
-    """Names are paths below the bundle. Everything raises FetchRefused and FetchBroken."""
+    """Names are paths below the bundle. Every method raises FetchRefused and FetchBroken."""
 
     def small(self, name: str, most: int) -> bytes | None:
-        """A whole file of at most `most` bytes; None where there is none."""
+        """A whole file of at most `most` bytes; None if it does not exist."""
 
     def open(self, name: str, start: int) -> Body:
-        """A file from byte `start` on; its caller closes it."""
+        """A file from byte `start` on; the caller closes it."""

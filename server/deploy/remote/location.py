@@ -1,12 +1,12 @@
-"""Where a bundle is kept: what `server load` accepts beside a directory.
+"""Where a bundle is kept: the URLs that `server load` accepts besides a directory.
 
     https://HOST/DIR              a directory behind a web server
     oci://HOST/REPOSITORY:TAG     an artifact in a registry; or @sha256:HEX
     oci:///PATH:TAG               the same in an OCI image layout on the server's host
     s3://BUCKET/PREFIX            an object store that fsspec knows; also gs://, az://, abfs://
 
-`#STAMP` at the end pins the bundle: another one there is refused. A URL is logged and journaled, so
-it holds no credentials.
+`#STAMP` at the end pins the bundle: another one there is refused. A URL is logged and written to
+the journal, so it must not contain credentials.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
 class FetchRefused(Exception):
-    """A bundle cannot be had from where it is kept: what is wrong there, and the remedy."""
+    """A bundle cannot be fetched from where it is kept. The message has the reason and the
+    remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """`place` is the URL without tag, digest and stamp; `reference` the tag or digest of an OCI
-    artifact; `stamp` what the bundle's stamp must begin with, "" for any."""
+    artifact; `stamp` the required prefix of the bundle's stamp, "" for any."""
 
     scheme: str
     place: str
@@ -93,7 +94,8 @@ def _artifact(whole: str, host: str, path: str, stamp: str) -> Location:
 
 
 def check_web(url: str) -> None:
-    """Raises FetchRefused unless it is https, or http on this host. No file, no other scheme."""
+    """Raises FetchRefused unless the URL is https, or http on this host. Files and other schemes
+    are refused."""
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
         return
@@ -108,12 +110,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Of this host or this link, such as the metadata service of a cloud."""
+    """Whether the host is this one or on this link, such as the metadata service of a cloud."""
     return is_loopback(host) or _address_is(host, "is_link_local")
 
 
 def is_address(host: str) -> bool:
-    """Not a name: no proxy stands before it."""
+    """Whether the host is an address and not a name: no proxy is used for it."""
     return host == "localhost" or _address_is(host, "version")
 
 

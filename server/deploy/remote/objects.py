@@ -1,7 +1,7 @@
 """Bundles in an object store, through fsspec: s3://, gs://, az://, abfs://.
 
-fsspec comes with torch; each store needs its own package, whose usual variables and files hold the
-credentials and the endpoint.
+fsspec comes with torch; each store needs its own package, which takes credentials and endpoint from
+its usual variables and files.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from server.deploy.remote.keeper import Body, FetchBroken
 from server.deploy.remote.location import FetchRefused, Location
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-BLOCK_BYTES = 8 << 20  # of one request
-# fsspec documents OSError. s3fs turns answers of a store into it, and passes on the others of
-# botocore and aiohttp; gcsfs passes on its own and those of google-auth, adlfs those of azure-core.
+BLOCK_BYTES = 8 << 20  # bytes of one request
+# fsspec documents OSError. s3fs turns a store's errors into it, but passes on other errors of
+# botocore and aiohttp. gcsfs passes on its own and those of google-auth, adlfs those of azure-core.
 PASSED_ON = (
     ("botocore.exceptions", "BotoCoreError"),
     ("aiohttp", "ClientError"),
@@ -31,7 +31,7 @@ PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
-    """`files` is a file system of fsspec."""
+    """`files` is an fsspec file system."""
 
     files: Any
     root: str
@@ -60,7 +60,7 @@ class ObjectStore:
 
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Raises FetchRefused or FetchBroken for what a file system raises."""
+    """Raises FetchRefused or FetchBroken in place of the errors of a file system."""
     try:
         yield
     except errors() as error:
@@ -68,14 +68,14 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What a file system of fsspec may raise. A library that is not imported raises nothing.
-    ValueError is for a name or a setting that it cannot use."""
+    """The exceptions that an fsspec file system may raise, from the libraries that are imported.
+    ValueError stands for a name or a setting that it cannot use."""
     known = (getattr(sys.modules.get(module), name, None) for module, name in PASSED_ON)
     return (OSError, ValueError, *(one for one in known if one is not None))
 
 
 def broken(path: str, error: Exception) -> Exception:
-    """What another attempt may not mend is refused at once."""
+    """FetchBroken if another attempt may help, otherwise FetchRefused."""
     message = f"{path}: {type(error).__name__}: {str(error)[:300]}"
     final = isinstance(error, (FileNotFoundError, PermissionError, ValueError))
     final = final or "Credentials" in message

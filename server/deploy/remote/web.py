@@ -1,7 +1,7 @@
-"""Bundles behind a web server, and the reading that a registry needs too.
+"""Bundles behind a web server, and the HTTP requests that a registry needs too.
 
-Only the standard library: every redirect is checked before it is followed, and a reply is read
-piece by piece, never beyond what was asked for.
+It uses only the standard library: every redirect is checked before it is followed, and a reply is
+read piece by piece, never beyond the requested length.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from urllib.parse import quote, urljoin, urlsplit
 from server.deploy.remote.keeper import Body, FetchBroken
 from server.deploy.remote.location import FetchRefused, check_web, is_address, is_local
 
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # longest wait for a byte
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # worth another attempt
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another attempt
 
 
 class WebStatus(Exception):
@@ -42,7 +42,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _opener(proxies: Mapping[str, str] | None) -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()  # no handler for file:, ftp: or data:
+    opener = urllib.request.OpenerDirector()  # has no handler for file:, ftp: or data:
     for handler in (
         urllib.request.ProxyHandler(None if proxies is None else dict(proxies)),
         urllib.request.HTTPHandler(),
@@ -66,7 +66,8 @@ class Web:
     def get(
         self, url: str, start: int = 0, headers: Mapping[str, str] | None = None, auth: str = ""
     ) -> Body:
-        """From byte `start` on. `auth` goes to this host only, not where a redirect leads.
+        """The content from byte `start` on. `auth` is sent to this host only, not to the target of
+        a redirect.
 
         Raises WebStatus, FetchRefused for a redirect that is not followed, FetchBroken.
         """
@@ -131,7 +132,7 @@ def _status(error: urllib.error.HTTPError, url: str) -> Exception:
 
 
 def _next(at: str, location: str) -> str:
-    """Raises FetchRefused."""
+    """The target of a redirect. Raises FetchRefused."""
     if not location:
         raise FetchRefused(f"{_plain(at)} redirects to nowhere")
     to = urljoin(at, location)
@@ -140,8 +141,8 @@ def _next(at: str, location: str) -> str:
 
 
 def check_led(at: str, to: str) -> None:
-    """Whether what was fetched at one place may lead to the other. Raises FetchRefused: no way from
-    the web to a file, to plaintext, or to a loopback or link-local address."""
+    """Check that content fetched from one place may lead to the other. Raises FetchRefused: the web
+    must not lead to a file, to plaintext, or to a loopback or link-local address."""
     try:
         check_web(to)
         host, from_host = urlsplit(to).hostname or "", urlsplit(at).hostname or ""
@@ -152,7 +153,7 @@ def check_led(at: str, to: str) -> None:
 
 
 def read_whole(body: Body, most: int, what: str) -> bytes:
-    """Closes it. Raises FetchRefused for more than `most` bytes."""
+    """The whole body, which is then closed. Raises FetchRefused for more than `most` bytes."""
     content = bytearray()
     with closing(body):
         while len(content) <= most and (piece := body.read(min(65536, most + 1 - len(content)))):
@@ -163,7 +164,7 @@ def read_whole(body: Body, most: int, what: str) -> bytes:
 
 
 def _plain(url: str) -> str:
-    """Without a query: what a redirect leads to is often signed by one."""
+    """The URL without its query, as the target of a redirect is often signed in the query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -175,7 +176,7 @@ def _origin(url: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class WebDirectory:
-    """A directory that a web server offers. Credentials come from ~/.netrc, by host."""
+    """A directory on a web server. Credentials come from ~/.netrc, by host."""
 
     web: Web
     url: str

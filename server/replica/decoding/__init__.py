@@ -1,1 +1,1 @@
-"""Decoding in processes of their own, which can be ended: a pool of them beside each replica."""
+"""Decodes in separate processes that can be ended: a pool of them for each replica."""

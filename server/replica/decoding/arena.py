@@ -1,8 +1,8 @@
-"""The memory that a replica and one of its decoders share: what is to be decoded, and the result.
+"""The memory that a replica shares with one of its decoders: the input, and the decoded result.
 
-An anonymous file of fixed size, of which only pages that were written take memory. It is sealed, so
-that neither side can shrink it under the other. The decoder can write into it at any time, so
-whatever the replica takes from it is checked before it is used, and sizes never come from it.
+It is an anonymous file of fixed size, of which only written pages take memory. It is sealed, so
+that neither side can shrink it while the other uses it. The decoder can write to it at any time, so
+the replica checks whatever it takes from it, and never takes sizes from it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import os
 import struct
 from collections.abc import Iterable
 
-KEPT_BYTES = 16 << 20  # what stays after a row, for the next one; the rest is given back
+KEPT_BYTES = 16 << 20  # what stays allocated after a row, for the next one; the rest is returned
 ALIGNMENT = 64  # of each block, in bytes
 _TURN = struct.Struct("<I")
 
 
 class Arena:
-    """`[0, inputs)` is written by the replica, `[inputs, inputs + outputs)` by the decoder; behind
-    them is the number of the part that the decoder is at work on."""
+    """The replica writes `[0, inputs)`, the decoder `[inputs, inputs + outputs)`; after them comes
+    the number of the part that the decoder is working on."""
 
     def __init__(self, inputs: int, outputs: int, descriptor: int | None = None) -> None:
-        """Sizes in bytes. `descriptor`: one that exists already, which stays the caller's. Raises
+        """Sizes in bytes. `descriptor`: an existing one, which remains the caller's. Raises
         OSError."""
         self.inputs, self.outputs = _pages(inputs), _pages(outputs)
         size = self.inputs + self.outputs + mmap.PAGESIZE
         self.descriptor = _sealed(size) if descriptor is None else descriptor
         self._map = mmap.mmap(self.descriptor, size)
         self.view = memoryview(self._map)
-        # The highest bytes that were written since `trim`.
+        # The highest offsets written since `trim`.
         self._put_bytes = self._output_bytes = 0
 
     @property
@@ -43,7 +43,7 @@ class Arena:
         _TURN.pack_into(self.view, self.inputs + self.outputs, number)
 
     def put(self, blocks: Iterable[bytes]) -> None:
-        """One behind the other, without gaps. Raises ValueError beyond the end."""
+        """Write blocks one after the other, without gaps. Raises ValueError beyond the end."""
         at = 0
         for data in blocks:
             if at + len(data) > self.inputs:
@@ -53,7 +53,7 @@ class Arena:
         self._put_bytes = max(self._put_bytes, at)
 
     def output(self, offset: int, size: int) -> memoryview:
-        """Raises ValueError beyond the end."""
+        """A view of the output. Raises ValueError beyond the end."""
         if offset < 0 or size < 0 or offset + size > self.outputs:
             raise ValueError(f"{size} bytes at {offset} of {self.outputs}")
         start = self.inputs + offset
@@ -61,7 +61,7 @@ class Arena:
         return self.view[start : start + size]
 
     def trim(self) -> None:
-        """Gives back what large rows took. What it holds is lost."""
+        """Return the memory that large rows used. The content is lost."""
         for start, used in ((0, self._put_bytes), (self.inputs, self._output_bytes)):
             beyond = _pages(used) - KEPT_BYTES
             if beyond > 0:
@@ -70,7 +70,7 @@ class Arena:
 
 
 def aligned(size: int) -> int:
-    """Where the block behind one of this size begins."""
+    """The offset of the block that follows a block of this size."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

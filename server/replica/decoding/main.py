@@ -1,11 +1,11 @@
-"""The process that decoders are forked from, and what a decoder does.
+"""The process from which decoders are forked, and the work of a decoder.
 
     python -P server/child_process.py server.replica.decoding.main --fd N
 
-It imports what decoding needs, and never torch, and then starts a decoder whenever the replica asks
-for one: a copy of itself, ready in milliseconds, that shuts itself in before it reads its first
-byte. It has one thread, so that a copy is whole. A part arrives in the arena, what it decodes to
-goes back there, and only short messages pass over the socket.
+It imports what decoding needs, and never torch. Then it starts a decoder whenever the replica asks
+for one: a copy of itself, ready in milliseconds, that enters its sandbox before it reads its first
+byte. It has one thread, so that a fork copies everything. A part arrives in the arena, its decoded
+form goes back there, and only short messages pass over the socket.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from server.replica.decoding import sandbox
 from server.replica.decoding.arena import Arena, aligned
 from server.replica.shortage import short_of_memory
 
-Decode = Callable[[Part, str], Decoded]  # a DecodePart with its limits
+Decode = Callable[[Part, str], Decoded]  # a DecodePart whose limits are set
 MESSAGE_BYTES = 1 << 16
-LONGEST_ERROR = 2_000  # characters of a message; a reply must fit into MESSAGE_BYTES
-# Pillow imports these when a picture needs them, and a decoder cannot open a file.
+LONGEST_ERROR = 2_000  # characters of an error message; a reply must fit into MESSAGE_BYTES
+# Pillow imports these only when a picture needs them, and a decoder cannot open files.
 _LATE = (
     "BmpImagePlugin GifImagePlugin JpegImagePlugin MpoImagePlugin PngImagePlugin TiffImagePlugin "
     "WebPImagePlugin ExifTags ImageCms ImageColor ImageFilter ImageMath ImagePalette"
 ).split()
-# What Pillow may look up while it reads metadata; a decoder cannot open the files of others.
+# Files that Pillow may look up while it reads metadata; a decoder cannot open them.
 _ENCODINGS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252")
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, decode_part: DecodePart = decode) ->
     parser.add_argument("--fd", type=int, required=True)
     control = socket.socket(fileno=parser.parse_args(argv).fd)
     sandbox.die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the front's to interpret
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the front to handle
     warm()
     gc.collect()
     gc.freeze()
@@ -81,7 +81,8 @@ def _ended(pid: int) -> int:
 
 
 def warm() -> None:
-    """Decode one of each kind, so that a decoder has loaded and set up all it will ever need."""
+    """Decode one part of each kind, so that a decoder has loaded and initialised everything it will
+    need."""
     for name in _LATE:
         importlib.import_module(f"PIL.{name}")
     for name in _ENCODINGS:
@@ -103,8 +104,8 @@ def warm() -> None:
 def _fork(
     control: socket.socket, asked: Any, descriptors: Sequence[int], decode_part: DecodePart
 ) -> None:
-    """Starts a decoder and sends its process id with a descriptor of it, by which it can be ended
-    without hitting another process that got its number."""
+    """Starts a decoder and sends its process id with a pidfd, through which it can be ended without
+    hitting another process that got the same id."""
     pid = os.fork()
     if pid == 0:
         control.close()
@@ -120,7 +121,7 @@ def _fork(
 
 
 def _decoder(asked: Any, descriptors: Sequence[int], decode_part: DecodePart) -> None:
-    """Never returns."""
+    """Runs a decoder; never returns."""
     link, memory = descriptors
     sandbox.die_with_parent()
     arena = Arena(asked["inputs"], asked["outputs"], memory)
@@ -140,7 +141,7 @@ def _decoder(asked: Any, descriptors: Sequence[int], decode_part: DecodePart) ->
 
 
 def _answers(asked: Any, arena: Arena, decode_part: Decode) -> list[dict[str, Any]]:
-    """One for each part, up to the first that cannot be decoded."""
+    """One answer for each part, up to the first that cannot be decoded."""
     found: list[dict[str, Any]] = []
     at, offset = 0, asked["offset"]
     for number, one in enumerate(asked["parts"]):
@@ -157,8 +158,8 @@ def _answers(asked: Any, arena: Arena, decode_part: Decode) -> list[dict[str, An
 def _answer(
     part: Part, field: str, offset: int, arena: Arena, decode_part: Decode
 ) -> tuple[dict[str, Any], int]:
-    """(what goes back, bytes written). Broad, because decoders raise anything over a stranger's
-    bytes, and the replica is to learn of it."""
+    """(the reply, bytes written). It catches every exception, because decoders may raise anything
+    on a stranger's bytes, and the replica must receive it."""
     try:
         values, block = packed.pack(decode_part(part, field))
         return {"decoded": values}, _written(block, arena, offset)
@@ -171,8 +172,8 @@ def _answer(
 
 
 def _written(block: NDArray[Any] | bytes, arena: Arena, offset: int) -> int:
-    """Copies a block into the arena; returns its size in bytes. Raises ValueError beyond the
-    end, which is behind all that a row may decode to."""
+    """Copies a block into the arena; returns its size in bytes. Raises ValueError beyond the end,
+    which is larger than anything a row may decode to."""
     if isinstance(block, bytes):
         arena.output(offset, len(block))[:] = block
         return len(block)

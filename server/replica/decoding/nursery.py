@@ -16,9 +16,10 @@ from typing import Any
 from server import host
 from server.child_process import module_command
 
-ANSWER_S = 20.0  # a fork takes milliseconds, a start half a second; on a machine that is far behind
+# A fork takes milliseconds, a start half a second; this is for a machine that is far behind.
+ANSWER_S = 20.0
 MESSAGE_BYTES = 1 << 16
-# One thread: a copy of a process has only the thread that copied it.
+# One thread only: a fork copies only the thread that calls it.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -34,7 +35,7 @@ class NurseryLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A decoder that has shut itself in; `sandbox` is how, for people."""
+    """A decoder inside its sandbox; `sandbox` describes the sandbox."""
 
     pid: int
     handle: int  # a pidfd
@@ -53,7 +54,7 @@ class Child:
 
 
 class Nursery:
-    """Started once, and again whenever it is found dead. Thread-safe."""
+    """Started once, and again whenever it has died. Thread-safe."""
 
     def __init__(self, command: Sequence[str] = module_command("server.replica.decoding.main")):
         self._command = tuple(command)
@@ -80,7 +81,7 @@ class Nursery:
         self._is_ready = False
 
     def fork(self, settings: dict[str, Any], arena: int) -> Child:
-        """A new decoder; `arena` is a descriptor, `settings` what main.py reads. Raises
+        """A new decoder; `arena` is a descriptor, `settings` the values that main.py reads. Raises
         NurseryLost."""
         with self._lock:
             if self._control is None:
@@ -95,8 +96,8 @@ class Nursery:
                 raise NurseryLost(f"no decoder can be started: {error!r}") from error
 
     def reap(self, pid: int) -> int:
-        """How a decoder ended, as os.waitpid has it; 0 where nobody knows. It must have ended, or
-        have been killed."""
+        """How a decoder ended, in the form of os.waitpid; 0 if that is unknown. It must have ended,
+        or have been killed."""
         with self._lock:
             try:
                 self._send({"wait": pid})
@@ -158,7 +159,7 @@ class Nursery:
 
 
 def _some(message: bytes) -> bytes:
-    """Raises EOFError where the other end is gone."""
+    """The message. Raises EOFError if the other end is closed."""
     if not message:
         raise EOFError
     return message

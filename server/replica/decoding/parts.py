@@ -1,5 +1,5 @@
-"""Parts of a row, and the decoders that work on them: what goes to a decoder and for how long, and
-what of it comes back."""
+"""Parts of a row and the decoders that process them: what is sent to a decoder, for how long, and
+which results are used."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from server.replica.decoding.pool import (
 )
 from server.replica.model import Lane
 
-# What a part may take: ALLOWED_FACTOR times what an ordinary one of its size takes at most, and
-# ALLOWED_FIRST_S for the smallest. CPU time of the decoder.
+# CPU time that a part may take: ALLOWED_FACTOR times the most that an ordinary part of its size
+# takes, and at least ALLOWED_FIRST_S.
 ALLOWED_FIRST_S = 1.0
 ALLOWED_FACTOR = 8.0
-# A row whose parts are expected to take longer is heavy: it never takes the last decoder.
+# A row whose parts are expected to take longer is heavy: it never uses the last free decoder.
 LIGHT_S = 0.125
 LIGHT_BYTES = 2 << 20
-# Text and plain samples up to this size are decoded by any thread, the computing one included.
+# Any thread, even the computing one, decodes text and plain samples up to this size itself.
 DIRECT_BYTES = 64 << 10
 
 
@@ -49,7 +49,7 @@ class PartDecoders:
         self.pool = DecoderPool(count, settings, nursery)
 
     def lane(self, parts: Sequence[Part]) -> Lane:
-        """Reads headers only."""
+        """The lane of a row. Reads headers only."""
         size = sum(len(part.data) for part in parts)
         if size > LIGHT_BYTES:
             return "heavy"
@@ -61,15 +61,15 @@ class PartDecoders:
 
     @contextmanager
     def row(self, parts: Sequence[Part]) -> Iterator[DecodePart]:
-        """Decodes the parts of one row, in their order; what it returns lasts as long as this
+        """Decodes the parts of one row, in order. The results are valid only within this
         context."""
         with self.pool.row() as row:
             yield _Row(row, parts, self._limits)
 
 
 class _Row:
-    """Sends as many parts at once as together are light, because each exchange costs two switches
-    between processes; a part that is not light is alone, with a budget of its own."""
+    """Sends as many parts at once as are light together, because each exchange costs two context
+    switches; a part that is not light is sent alone, with its own budget."""
 
     def __init__(self, row: RowDecoding, parts: Sequence[Part], limits: InputLimits) -> None:
         self._row = row
@@ -83,7 +83,7 @@ class _Row:
         self._refused: DecoderRefused | None = None
 
     def __call__(self, part: Part, field: str, limits: InputLimits) -> Decoded:
-        """As pipelines.media.decode.decode; and raises what RowDecoding.decode raises."""
+        """As pipelines.media.decode.decode; also raises what RowDecoding.decode raises."""
         if not self._foreign(part):
             return decode(part, field, limits)
         if not self._found and self._refused is None:
@@ -98,7 +98,8 @@ class _Row:
             raise RuntimeError(f"a decoder sent what cannot be: {error}") from error
 
     def _foreign(self, part: Part) -> bool:
-        """Whether a decoder is to read it; a part of a size that is refused needs none."""
+        """Whether a decoder process must read the part; a part that is refused for its size needs
+        none."""
         return not work.plain(part) and 0 < len(part.data) <= self._limits.max_part_bytes
 
     def _ask(self) -> None:

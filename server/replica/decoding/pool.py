@@ -1,8 +1,9 @@
-"""The decoders of one replica: a few processes, each lent to one row at a time.
+"""The decoders of one replica: a few processes, each used by one row at a time.
 
 Parts have a budget of CPU time, so that a busy machine refuses nothing, and a row has a limit of
-waiting time. A decoder that exceeds one, dies or runs out of memory costs its row an honest answer,
-and another takes its place. One death is forgiven: the parts are decoded again, by a fresh decoder.
+waiting time. A decoder that exceeds a limit, dies or runs out of memory makes its row fail with
+that reason, and is replaced. One death is forgiven: the parts are decoded again, by a fresh
+decoder.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from server.replica.decoding.nursery import Child, Nursery, NurseryLost
 from server.replica.fault_guard import Failed
 
 MIB = 1 << 20
-# Beyond what a decoder begins with, 130 MiB, and its arena. 25 megapixels of WebP take 330 MiB.
+# Memory beyond what a decoder begins with (130 MiB) and its arena. 25 megapixels of WebP take 330
+# MiB.
 HEAP_BYTES = 1024 * MIB
-ROW_CPU_S = 16.0  # of all parts of a row together
-# Of all parts of a row together, on a machine that gives a decoder no time; below `--stall`, at
-# which the front would replace the replica.
+ROW_CPU_S = 16.0  # CPU time of all parts of a row together
+# Time of all parts of a row together, on a machine that gives a decoder no CPU time. It is below
+# `--stall`, after which the front would replace the replica.
 ROW_WAIT_S = 20.0
 TRIES = 2
 AGAIN = "Save it again as a plain PNG, baseline JPEG or WAV."
@@ -36,7 +38,7 @@ _SHORTEST_WAIT_S = 0.005
 
 
 class DecoderRefused(Exception):
-    """The part cannot be decoded; its own fault."""
+    """The part cannot be decoded, and the part itself is the cause."""
 
     def __init__(self, field: str, reason: str, message: str) -> None:
         super().__init__(message)
@@ -47,7 +49,7 @@ class DecoderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EncodedPart:
-    """A part to decode: its path in the row, all but its content as JSON can hold it, and that."""
+    """A part to decode: its path in the row, its fields as JSON values, and its content."""
 
     field: str
     values: Mapping[str, Any]
@@ -56,7 +58,7 @@ class EncodedPart:
 
 @dataclass(slots=True)
 class DecodingCounts:
-    """Since start. `restarts`: decoders that took another's place, for whatever reason."""
+    """Counts since start. `restarts`: decoders that replaced another one, for any reason."""
 
     restarts: int = 0
     deadlines: int = 0  # decoders ended because a part took too long
@@ -65,7 +67,7 @@ class DecodingCounts:
 @dataclass(frozen=True, slots=True)
 class DecodingSettings:
     """`limits`: the fields of InputLimits. Sizes in bytes: of the parts that are decoded together,
-    and what the parts of a row decode to at most."""
+    and of the most that the parts of a row decode to."""
 
     limits: Mapping[str, Any]
     inputs: int
@@ -76,11 +78,11 @@ class DecodingSettings:
 
 
 class DecoderPool:
-    """`count` decoders; each is lent to one row at a time. Thread-safe."""
+    """`count` decoders, each used by one row at a time. Thread-safe."""
 
     def __init__(self, count: int, settings: DecodingSettings, nursery: Nursery) -> None:
         self.counts = DecodingCounts()
-        self.sandbox = ""  # what holds a decoder, for people
+        self.sandbox = ""  # describes the sandbox of a decoder
         self.settings = settings
         self._nursery = nursery
         self._decoders = [Decoder(self, nursery) for _ in range(count)]
@@ -93,13 +95,13 @@ class DecoderPool:
         return [decoder.pid for decoder in self._decoders if decoder.pid]
 
     def start(self) -> None:
-        """Every decoder, so that no caller waits for one. Raises NurseryLost, OSError."""
+        """Start every decoder, so that no caller waits for one. Raises NurseryLost, OSError."""
         for decoder in self._decoders:
             decoder.start()
 
     @contextmanager
     def row(self) -> Iterator[RowDecoding]:
-        """For the parts of one row. What they decoded to lies in memory that the next row uses."""
+        """The decoding of one row. The results lie in memory that the next row reuses."""
         lent = RowDecoding(self._idle.get, self.settings)
         try:
             yield lent
@@ -127,12 +129,12 @@ class RowDecoding:
     def decode(
         self, parts: Sequence[EncodedPart], allowed_s: float
     ) -> tuple[list[dict[str, Any]], DecoderRefused | None]:
-        """(what pipelines.media.packed made of each part up to the first that is refused, that
+        """(values of pipelines.media.packed for each part up to the first that is refused, that
         refusal). `block` has the bytes that belong to each, in this order.
 
-        `allowed_s`: CPU time of all. Raises DecoderRefused for a part that took too long or
-        crashed the decoder; MemoryError; Failed; RuntimeError for an error that is neither a part's
-        nor the machine's.
+        `allowed_s`: CPU time of all parts. Raises DecoderRefused for a part that took too long or
+        crashed the decoder; MemoryError; Failed; RuntimeError for an error caused neither by a part
+        nor by the machine.
         """
         if self.decoder is None:
             self.decoder = self._take()
@@ -155,19 +157,19 @@ class RowDecoding:
 
 @dataclass(frozen=True, slots=True)
 class DecodingBudget:
-    """Of one exchange: processor seconds of the decoder, and seconds of the clock."""
+    """Limits of one exchange: CPU seconds of the decoder, and seconds of the clock."""
 
     cpu_s: float
     wait_s: float
 
 
 class Decoder:
-    """One place of the pool: an arena, and the process that works in it at the moment."""
+    """One place in the pool: an arena, and the process that currently works in it."""
 
     def __init__(self, pool: DecoderPool, nursery: Nursery) -> None:
         settings = pool.settings
         self.arena = Arena(settings.inputs, settings.outputs)
-        self.spent_s = 0.0  # CPU time of all its processes
+        self.spent_s = 0.0  # CPU time of all processes in this place
         self._pool = pool
         self._nursery = nursery
         self._child: Child | None = None
@@ -178,7 +180,7 @@ class Decoder:
         return self._child.pid if self._child is not None else 0
 
     def start(self) -> Child:
-        """Raises NurseryLost."""
+        """Start a process. Raises NurseryLost."""
         if self._child is None:
             settings = self._pool.settings
             asked = {
@@ -196,7 +198,7 @@ class Decoder:
     def ask(
         self, parts: Sequence[EncodedPart], offset: int, budget: DecodingBudget
     ) -> tuple[list[dict[str, Any]], DecoderRefused | None]:
-        """As RowDecoding.decode; the first block is written to `offset` of the outputs."""
+        """As RowDecoding.decode; the first block is written at `offset` of the outputs."""
         self.arena.put(part.data for part in parts)
         listed = [
             {"field": part.field, "part": part.values, "size": len(part.data)} for part in parts
@@ -216,14 +218,15 @@ class Decoder:
         raise _died(ends[-1], self._at(parts))
 
     def _at(self, parts: Sequence[EncodedPart]) -> str:
-        """The path of the part that the decoder was at work on; it may have written anything."""
+        """The path of the part that the decoder was working on; the value is checked, as the
+        decoder may write anything."""
         return f"{parts[min(self.arena.turn, len(parts) - 1)].field}.data"
 
     def trim(self) -> None:
         self.arena.trim()
 
     def end(self) -> int:
-        """Ends the process, if there is one; returns its wait status."""
+        """End the process, if there is one; returns its wait status."""
         child, self._child = self._child, None
         if child is None:
             return 0
@@ -235,7 +238,7 @@ class Decoder:
     def _exchange(
         self, child: Child, request: bytes, parts: Sequence[EncodedPart], budget: DecodingBudget
     ) -> bytes | None:
-        """The reply; None when the decoder died."""
+        """The reply; None when the decoder has died."""
         began, clock = time.monotonic(), cpu_clock(child.pid)
         spent = before = _cpu(clock)
         try:
@@ -295,12 +298,12 @@ class Decoder:
 
 
 def cpu_clock(pid: int) -> int:
-    """The clock of the CPU time of a process, as clock_getcpuclockid(3) makes it on Linux."""
+    """The clock id of a process's CPU time, computed as clock_getcpuclockid(3) does on Linux."""
     return (~pid << 3) | 2
 
 
 def _cpu(clock: int) -> float:
-    """Seconds; 0 once the process is gone."""
+    """Seconds on that clock; 0 once the process is gone."""
     try:
         return time.clock_gettime(clock)
     except OSError:
@@ -309,7 +312,7 @@ def _cpu(clock: int) -> float:
 
 def _died(code: int, field: str) -> Exception:
     if code in (-signal.SIGKILL, 0) or code > 0:
-        # By the kernel for lack of memory, or by an operator: not certainly the part's fault.
+        # Killed by the kernel for lack of memory, or by an operator: the part may not be the cause.
         return _lost(f"{TRIES} decoders ended while they had the part")
     name = signal.Signals(-code).name
     return DecoderRefused(

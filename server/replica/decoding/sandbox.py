@@ -1,9 +1,9 @@
-"""What a decoder process may still do once it is shut in: compute, allocate up to a limit, and
-read and write the descriptors that it has. It cannot open, connect, start or signal anything.
+"""The sandbox of a decoder process: inside it can compute, allocate up to a limit, and read and
+write the descriptors that it has. It cannot open, connect, start or signal anything.
 
-Limits (setrlimit) hold everywhere. On Linux for x86-64 and aarch64 a filter of system calls
-(seccomp, a BPF program) is added: what is not listed fails with EPERM. Where it cannot be set, the
-reason is returned and shown in `server status`.
+Limits (setrlimit) apply everywhere. On Linux for x86-64 and aarch64 a filter of system calls
+(seccomp, a BPF program) is added: a call that is not listed fails with EPERM. If the filter cannot
+be set, the reason is returned and shown in `server status`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _LOAD, _IF_EQUAL, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # codes of clas
 _NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
 _PROT_EXEC = 4
 
-# All that CPython, its allocator and the decoders need to compute. Memory that is both new and
-# executable is not among it, nor a signal to another process: see _rules.
+# All calls that CPython, its allocator and the decoders need to compute. They cannot map memory
+# that is both new and executable, nor signal another process: see _rules.
 _PLAIN = (
     "read write close lseek munmap brk mremap madvise rt_sigaction rt_sigprocmask rt_sigreturn "
     "sigaltstack futex getpid gettid exit exit_group clock_gettime sched_yield getrandom "
@@ -108,21 +108,21 @@ _MACHINES: Mapping[str, _Machine] = {
     ),
 }
 
-# (code, jump if true, jump if false, operand), jumps counted from the next instruction.
+# (code, jump if true, jump if false, operand); jumps count from the next instruction.
 Instruction = tuple[int, int, int, int]
 
 
 def shut_in(address_space: int, machine: str | None = None) -> str:
-    """For the rest of this process, in its only thread; `address_space` in bytes; `machine` as
-    platform.machine() names it, by default this one. Returns what holds, for people: "seccomp and
-    limits", or "limits only" with the reason.
+    """Enter the sandbox for the rest of this process; call it in its only thread. `address_space`
+    is in bytes; `machine` is a name as of platform.machine(), by default this machine's. Returns a
+    description of what applies: "seccomp and limits", or "limits only" with the reason.
 
     Raises OSError when not even the limits can be set.
     """
     for name, value in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),  # a crash must not write a caller's picture to the disk
+        (resource.RLIMIT_CORE, 0),  # a crash must not write a caller's picture to disk
         (resource.RLIMIT_NOFILE, 0),
     ):
         resource.setrlimit(name, (value, value))
@@ -131,14 +131,14 @@ def shut_in(address_space: int, machine: str | None = None) -> str:
 
 
 def die_with_parent() -> None:
-    """The kernel ends this process when the one that started it ends."""
+    """Make the kernel end this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def program(machine: str, pid: int) -> bytes:
-    """The filter as the kernel takes it: instructions of 8 bytes. Raises KeyError for a machine
-    whose system calls are not listed."""
+    """The filter in the kernel's form: instructions of 8 bytes. Raises KeyError for a machine whose
+    system calls are not listed."""
     return b"".join(struct.pack("=HBBI", *step) for step in _rules(_MACHINES[machine], pid))
 
 
@@ -155,7 +155,7 @@ def _rules(machine: _Machine, pid: int) -> Iterator[Instruction]:
         yield _IF_ANY_BIT, 0, 1, _PROT_EXEC
         yield refuse
         yield allow
-    yield _IF_EQUAL, 0, 4, machine.calls["tgkill"]  # abort() sends a signal to its own process
+    yield _IF_EQUAL, 0, 4, machine.calls["tgkill"]  # abort() signals its own process
     yield _LOAD, 0, 0, _argument(0)
     yield _IF_EQUAL, 1, 0, pid
     yield refuse
@@ -177,7 +177,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter(machine: str) -> str:
-    """Sets the filter; returns why not, or ""."""
+    """Sets the filter; returns why it failed, or ""."""
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
     if machine not in _MACHINES:

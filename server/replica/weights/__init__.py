@@ -1,1 +1,1 @@
-"""One copy of the weights for all replicas of a bundle on a device."""
+"""Keeps one copy of the weights for all replicas of a bundle on a device."""

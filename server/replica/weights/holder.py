@@ -3,10 +3,10 @@
     python -P server/child_process.py server.replica.weights.holder --fd N --bundle DIR --device D
 
 It verifies the bundle as a replica does, puts the weights on the device once, and never computes,
-so nothing a request can do ends it. The front sends it the connection of each replica (server/pool/
-weight_holders.py); it answers with the block and keeps the connection, whose end is how a replica
-learns that the holder is gone. It ends when the front is gone or closes its socket: a swap frees
-everything.
+so a request cannot end it. The front sends it the connection of each replica (server/pool/
+weight_holders.py); it answers with the block and keeps the connection, whose end shows a replica
+that the holder is gone. The holder ends when the front is gone or closes its socket, so a swap
+frees the memory.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from pipelines.models.weight_block import WeightBlock
 
 MODULE = "server.replica.weights.holder"
-SEND_S = 10.0  # a replica that does not read its answer keeps the others waiting no longer
+SEND_S = 10.0  # a replica that does not read its answer delays the others no longer than this
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """`values` are what every replica gets, beside what exports the block to it; `why_not` is why
-    there is no block."""
+    """`values` is what every replica receives, besides what exports the block to it; `why_not` is
+    why there is no block."""
 
     block: WeightBlock | None
     values: dict[str, Any]
@@ -48,8 +48,8 @@ class Held:
 
 
 def held(arguments: argparse.Namespace) -> Held:
-    """The weights on the device. Whatever prevents that is the answer to each replica: it then
-    loads weights of its own, and refuses them itself if they are at fault."""
+    """The weights on the device. If they cannot be held, the reason is the answer to each replica,
+    which then loads its own weights, and refuses them itself if they are at fault."""
     import torch
 
     from pipelines.errors import BundleRefused
@@ -112,7 +112,7 @@ class Holder:
         if block is not None:
             try:
                 exported = block.export()
-            except RuntimeError as error:  # how torch reports that CUDA IPC does not work here
+            except RuntimeError as error:  # torch's error when CUDA IPC does not work here
                 block, why_not = None, str(error).splitlines()[0][:200]
         if block is None:
             hand_over(connection, {"why_not": why_not}, [])
@@ -125,7 +125,8 @@ class Holder:
             self._drop(key.fileobj)
 
     def _drop(self, connection: Any) -> None:
-        """A replica sends nothing: it has ended."""
+        """Drop a connection that became readable: replicas send nothing, so its replica has
+        ended."""
         self._selector.unregister(connection)
         connection.close()
 

@@ -20,8 +20,8 @@ from server.replica.weights.messages import ASK_BYTES, Handed, receive
 if TYPE_CHECKING:
     import torch
 
-# The holder reads and verifies the bundle first, as this process does; after that long this one
-# loads weights of its own.
+# The holder reads and verifies the bundle first, as this process does; after this long this process
+# loads its own weights.
 WAIT_S = 120.0
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SharedWeights:
-    """`tensors` None: this replica needs weights of its own. `bytes` are those that are shared."""
+    """`tensors` None: this replica must load its own weights. `bytes` is the number of shared
+    bytes."""
 
     tensors: dict[str, torch.Tensor] | None
     bytes: int
@@ -44,9 +45,9 @@ def shared_weights(
     wait_s: float = WAIT_S,
     lost: Callable[[], object] | None = None,
 ) -> SharedWeights:
-    """The weights of bundle `stamp` from their holder, in `dtype` on `device`; `path` is the socket
-    that the front listens on, None where nothing is to be shared. `lost` is called, by a thread,
-    when the holder ends; by default it ends this process."""
+    """The weights of bundle `stamp` from their holder, in `dtype` on `device`. `path` is the socket
+    on which the front listens, None if nothing is shared. A thread calls `lost` when the holder
+    ends; by default it ends this process."""
     if path is None:
         return SharedWeights(None, 0, "weights of its own: nothing is shared")
     connection = socket.socket(socket.AF_UNIX)
@@ -56,8 +57,8 @@ def shared_weights(
         connection.sendall(str(device).encode().ljust(ASK_BYTES))
         found = _mapped(receive(connection), device, dtype, stamp)
     except (OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
-        # RuntimeError is how torch reports that CUDA IPC does not work: in a container of its own,
-        # or on a part of a GPU.
+        # torch raises RuntimeError when CUDA IPC does not work: in a separate container, or on a
+        # part of a GPU.
         found = SharedWeights(None, 0, f"weights of its own: {type(error).__name__}: {error}")
     if found.tensors is None:
         connection.close()
@@ -89,13 +90,13 @@ def _mapped(handed: Handed, device: torch.device, dtype: torch.dtype, stamp: str
 
 
 def _watch(connection: socket.socket, lost: Callable[[], object]) -> None:
-    with connection, suppress(OSError):  # a reset is its end too
-        connection.recv(1)  # it sends no more
+    with connection, suppress(OSError):  # a reset counts as its end too
+        connection.recv(1)  # the holder sends no more, so this returns when it ends
     lost()
 
 
 def _end() -> None:
-    """Memory of a process that has ended may not be read any more (CUDA, cudaIpcOpenMemHandle), so
-    nothing this one computes can be trusted."""
+    """Memory of a process that has ended must not be read any more (CUDA, cudaIpcOpenMemHandle), so
+    no result of this process can be trusted."""
     logger.error("the process that holds the weights has ended; so does this replica")
     os._exit(EXIT_WEIGHTS_LOST)

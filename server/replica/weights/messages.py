@@ -1,4 +1,4 @@
-"""What the holder of weights sends to a replica: a length, JSON, and descriptors beside them."""
+"""The messages from the holder of weights to a replica: a length, JSON, and descriptors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 _LENGTH = struct.Struct("<I")
-MOST_BYTES = 64 << 20  # of a layout: a hundred bytes a tensor
+MOST_BYTES = 64 << 20  # limit of a layout, with a hundred bytes for each tensor
 MOST_DESCRIPTORS = 1
-ASK_BYTES = 256  # of the name of a device
+ASK_BYTES = 256  # limit of the name of a device
 
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """`values` of a message. The descriptors are the receiver's, to close."""
+    """`values` of a message. The receiver must close the descriptors."""
 
     values: dict[str, Any]
     descriptors: tuple[int, ...]
@@ -29,7 +29,7 @@ class Handed:
 
 
 def hand_over(to: socket.socket, values: dict[str, Any], descriptors: list[int]) -> None:
-    """Raises OSError."""
+    """Send values and descriptors. Raises OSError."""
     data = json.dumps(values).encode()
     data = _LENGTH.pack(len(data)) + data
     sent = socket.send_fds(to, [data], descriptors)
@@ -37,7 +37,7 @@ def hand_over(to: socket.socket, values: dict[str, Any], descriptors: list[int])
 
 
 def receive(source: socket.socket) -> Handed:
-    """Raises EOFError at the end, OSError, ValueError for what is not such a message."""
+    """Raises EOFError at the end, OSError, ValueError for bytes that are not such a message."""
     first, descriptors, _, _ = socket.recv_fds(source, 1 << 16, MOST_DESCRIPTORS)
     with ExitStack() as undo:
         for descriptor in descriptors:

@@ -1,1 +1,1 @@
-"""Alerts: the book and the commands they run."""
+"""Alerts: the alert book and the command that runs for each page."""

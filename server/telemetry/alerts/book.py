@@ -1,4 +1,4 @@
-"""The alert book: what is wrong, since when, who knows about it.
+"""The alert book: what is wrong, since when, and who has acknowledged it.
 
     ok -> pending -> firing -> resolved        acknowledged and silenced lie across it
 
@@ -21,11 +21,11 @@ from server.telemetry.rows import AlertRow, AlertTransition, SilenceRow
 
 FLAP_MEMORY_S = 86400.0  # re-opening within a day is flapping
 MAX_FLAPS = 4
-FLAP_HOLD_S = 600.0  # the least hold that flapping doubles
-DEPLOY_GRACE_S = 900.0  # nothing opens while the new stamp finds its feet
+FLAP_HOLD_S = 600.0  # the shortest hold, which flapping doubles
+DEPLOY_GRACE_S = 900.0  # no alert opens while a new stamp settles
 RESOLVED_KEPT = 200
 MOST_SILENCES = 200  # each alert is compared with all of them
-MOST_STEPS = 100  # of the history of one alert: the first, and the newest
+MOST_STEPS = 100  # steps kept in the history of one alert: the first and the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Transition:
 
 @dataclass(slots=True)
 class _Track:
-    """What a row does not show: since when it has been right, how often it came back."""
+    """What a row does not show: since when it has been ok, how often it came back."""
 
     right_since: float | None = None
     hold_s: float = 0.0
@@ -47,7 +47,7 @@ class _Track:
 
 
 def _with(row: AlertRow, step: AlertTransition) -> AlertRow:
-    """The row with one step more in its history, which is kept, sent and stored whole."""
+    """The row with one more step in its history, which is kept, sent and stored as a whole."""
     steps = (*row.history, step)
     if len(steps) > MOST_STEPS:
         steps = (steps[0], *steps[1 - MOST_STEPS :])
@@ -75,7 +75,7 @@ class AlertBook:
                 self._right(row, finding, now)
 
     def deployed(self, now: float, kinds: tuple[str, ...] = ("drift", "latency", "value")) -> None:
-        """A new stamp took over: alerts of the old one are over, new ones wait a little."""
+        """A new stamp took over: alerts about the old one end, and new ones wait a while."""
         self._deployed_at = now
         for row in list(self._open.values()):
             if row.kind in kinds and row.stamp:
@@ -87,7 +87,7 @@ class AlertBook:
                 self._close(row, now, why)
 
     def _wrong(self, row: AlertRow | None, finding: Finding, now: float) -> None:
-        # After a step of the clock backwards the grace is over, not a day long.
+        # After a backward step of the clock the grace period ends, instead of lasting a day.
         in_grace = 0 <= now - self._deployed_at < DEPLOY_GRACE_S
         waits = in_grace and finding.kind == "drift"
         if row is None:
@@ -178,7 +178,7 @@ class AlertBook:
     def acknowledge(
         self, alert_id: str, actor: str, note: str, now: float, undo: bool = False
     ) -> AlertRow:
-        """An operator is on it (or, with `undo`, no longer). Raises UnknownAlert."""
+        """An operator is working on it (or, with `undo`, no longer). Raises UnknownAlert."""
         row = self._find(alert_id)
         state = row.state
         row = replace(
@@ -196,8 +196,8 @@ class AlertBook:
     def silence(
         self, matcher: str, until: float, actor: str, reason: str, now: float
     ) -> SilenceRow:
-        """No pages for what matches, until then. Raises BadFilter on an empty matcher, TooMany
-        and ValueError when it would not end, or has ended."""
+        """Send no pages for matching alerts until then. Raises BadFilter for an empty matcher,
+        TooMany, and ValueError if the silence would not end or has ended."""
         parse_matcher(matcher)
         if not now < until < now + 366 * 86400:
             raise ValueError("the end of a silence must lie in the future and within 366 days")
@@ -221,7 +221,7 @@ class AlertBook:
         return row
 
     def rows(self) -> list[AlertRow]:
-        """Open ones, worst first, then the latest resolved."""
+        """Open alerts, worst first, then the latest resolved ones."""
         worst = sorted(
             self._open.values(),
             key=lambda r: (r.state != "firing", -SEVERITIES.index(r.severity), r.opened_unix_ms),
@@ -232,7 +232,7 @@ class AlertBook:
         return list(self._silences.values())
 
     def restore(self, rows: Iterable[AlertRow], silences: Iterable[SilenceRow]) -> None:
-        """After a restart: firing alerts go on firing, without a new page."""
+        """Restore after a restart: firing alerts continue to fire, without a new page."""
         self._silences = {row.id: row for row in silences}
         for row in sorted(rows, key=lambda r: r.opened_unix_ms):
             row = replace(row, silenced=self._silenced(row))

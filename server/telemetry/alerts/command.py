@@ -1,7 +1,7 @@
-"""Runs a command of the operator's for every page: the alert as JSON on its standard input.
+"""Runs the operator's command for every page, with the alert as JSON on its standard input.
 
-One at a time on a thread of its own, each with a time limit, so that a pager that hangs delays
-neither telemetry nor predictions. What waits too long is dropped and counted.
+Commands run one at a time on a separate thread, each with a time limit, so that a pager that hangs
+delays neither telemetry nor predictions. Pages that wait too long are dropped and counted.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ logger = logging.getLogger(__name__)
 
 LIMIT_S = 30.0
 WAITING = 100
-CLOSE_S = 10.0  # a stopping server waits no longer for its pager
+CLOSE_S = 10.0  # longest wait of a stopping server for its pager
 NOTHING: Mapping[str, str] = {}
 
 
 class AlertCommand:
     """`about` is added to every alert, because a pager serves many servers; so is the page of
-    `runbooks` about its kind. `done(alert id,
-    outcome)` is called from the thread when a run has ended."""
+    `runbooks` about its kind. The thread calls `done(alert id, outcome)` when a run has ended."""
 
     def __init__(
         self,
@@ -55,8 +54,8 @@ class AlertCommand:
         self._limit_s = limit_s
         self._about = dict(about)
         self._runbooks = runbooks.rstrip("/")
-        self._until = math.inf  # of `time.monotonic`, once it is to end
-        self._last = ""  # how the last run ended, when it did not end well
+        self._until = math.inf  # end of the wait by `time.monotonic`, once it is closing
+        self._last = ""  # the error of the last run, "" if it ended well
         self._queue: queue.Queue[Transition | None] = queue.Queue(WAITING)
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="on-alert", daemon=True)
@@ -71,12 +70,12 @@ class AlertCommand:
 
     @property
     def trouble(self) -> str:
-        """ "" or why a page may not have arrived."""
+        """Why a page may not have arrived, or ""."""
         dropped = f"{self.dropped} pages dropped: the queue was full" if self.dropped else ""
         return "; ".join(part for part in (self._last, dropped) if part)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Finishes what is queued if that is done in time; what runs longer is killed."""
+        """Finish the queued pages if time allows; a command that runs longer is killed."""
         self._until = time.monotonic() + timeout_s
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_s)
@@ -104,7 +103,7 @@ class AlertCommand:
             "transition": asdict(transition.step),
         }
         try:
-            # A session of its own: at the limit everything it started ends with it.
+            # A new session: at the limit, everything that the command started is ended with it.
             process = subprocess.Popen(
                 self._arguments,
                 stdin=subprocess.PIPE,
@@ -121,8 +120,8 @@ class AlertCommand:
         return f"exit {process.returncode}"
 
     def _killed(self, process: subprocess.Popen[bytes], outcome: str) -> str:
-        """A command that became another user's cannot be killed: it is left behind, not waited
-        for, or no later page would go out."""
+        """A command that switched to another user cannot be killed. It is left running, because
+        waiting for it would block all later pages."""
         try:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(1.0)

@@ -1,6 +1,6 @@
-"""The alert book with what surrounds it: its steps go to the store, the change feed and the pager.
+"""The alert book with its surroundings: its steps go to the store, the change feed and the pager.
 
-Runs on the telemetry thread. Steps the store would not take yet wait here.
+Runs on the telemetry thread. Steps that the store does not take yet wait here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from server.telemetry.rows import AlertRow, DeployRow, SilenceRow
 from server.telemetry.store.store import Store
 
 JUDGED = ("drift", "structural", "value")
-# Deploys after which the alerts of the stamp before are over.
+# After these deploys, the alerts of the previous stamp end.
 OVER = ("activate", "rollback", "canary-promoted")
 
-# Runs work on the store in a transaction; False when the store refused it.
+# Runs work on the store in a transaction; False if the store refused it.
 Try = Callable[[Callable[[], object]], bool]
 
 
 @dataclass(eq=False)
 class AlertService:
-    """`store` is asked each time: it may have been replaced. `stepped` is called for every step."""
+    """`store` is called each time, as the store may have been replaced. `stepped` is called for
+    every step."""
 
     store: Callable[[], Store]
     attempt: Try
@@ -34,7 +35,7 @@ class AlertService:
 
     def __post_init__(self) -> None:
         self.book = AlertBook(self._notify)
-        # The newest form of each alert that is not stored yet: it holds all steps.
+        # The newest form of each alert that is not stored yet; it contains all steps.
         self._waiting: dict[str, AlertRow] = {}
         self._firing: list[tuple[str, tuple[str, ...]]] = []  # stamp, slices
 
@@ -54,7 +55,7 @@ class AlertService:
         self.keep()
 
     def retire(self, serving: set[str], now: float) -> None:
-        """Alerts about stamps that no longer have traffic are over."""
+        """End alerts about stamps that no longer have traffic."""
         for row in self.book.rows():
             if row.state != "resolved" and row.kind in JUDGED and row.stamp not in serving:
                 self.book.retire(row.stamp, now, "this stamp has had no traffic for a day")
@@ -95,7 +96,7 @@ class AlertService:
         self.keep()
 
     def keep(self) -> None:
-        """Tries to store the steps that wait."""
+        """Try to store the waiting steps."""
 
         def work() -> None:
             for alert in self._waiting.values():
@@ -105,7 +106,7 @@ class AlertService:
             self._waiting.clear()
 
     def _notify(self, transition: Transition) -> None:
-        # What was never confirmed is seen while it lasts, and not kept.
+        # An alert that was never confirmed is visible while it lasts, and is not stored.
         if transition.step.from_state != "pending" or transition.step.to_state != "resolved":
             self._waiting[transition.alert.id] = transition.alert
         self.changes.note([transition.alert])

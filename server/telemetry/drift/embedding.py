@@ -166,7 +166,7 @@ def packed(sums: Ints) -> bytes:
 
 
 def unpacked(blob: bytes | None, size: int) -> Ints:
-    """Zeros when there is nothing, or not what was expected."""
+    """Zeros if there is no blob, or one of another size."""
     if blob is None or len(blob) != 8 * size:
         return np.zeros(size, dtype=np.int64)
     return np.frombuffer(blob, dtype="<i8").copy()

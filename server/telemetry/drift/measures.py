@@ -83,12 +83,13 @@ def ks_pvalue(ks: Floats, n: Floats, m: Floats) -> Floats:
     2000. Small p values of small samples use the exact one-sided law (Smirnov), which agrees with
     scipy's two-sided law to 1e-8.
     """
-    from scipy.special import kolmogorov, smirnov  # late: 24 MB a console may never need
+    # Imported late: 24 MB that a console may never need.
+    from scipy.special import kolmogorov, smirnov
 
     ks, size = np.broadcast_arrays(np.asarray(ks, dtype=np.float64), _joint(n, m))
     p: Floats = np.asarray(kolmogorov(np.sqrt(size) * ks + 1 / (6 * np.sqrt(size))))
     exact = (p < EXACT_BELOW) & (size <= EXACT_ROWS)
-    # That both sides exceed the gap at once is less likely than 1e-6 of this.
+    # The probability that both sides exceed the gap is less than 1e-6 of this.
     return np.where(exact, 2 * smirnov(np.where(exact, np.rint(size), 1).astype(np.int64), ks), p)
 
 
@@ -100,7 +101,7 @@ def _joint(n: Floats, m: Floats) -> Floats:
 
 
 def chi2_pvalue(live: Floats | Ints, baseline: Floats | Ints) -> Floats:
-    """Homogeneity of two rows of counts, both of them samples (Pearson, 1900).
+    """The p value of homogeneity of two rows of counts, both of them samples (Pearson, 1900).
 
     Groups in which either side expects fewer than RARE rows are pooled first. A pool that is still
     too small joins the smallest other group: one new category in a thousand rows is not an alert.

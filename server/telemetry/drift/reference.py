@@ -25,7 +25,7 @@ FORMAT = "trefoil-reference-1"
 FILE = "reference/profile.json"
 REMEDY = "rebuild the bundle: `pipelines build` computes its reference"
 LEARNT = "learnt from"  # the start of `made_from` in a reference learned from live traffic
-MAX_COUNT = 10**12  # rows that any sum of counts may stand for: far below what int64 holds
+MAX_COUNT = 10**12  # rows that a sum of counts may stand for, far below the range of int64
 MAX_WINDOWS = 64
 MAX_CELLS = 4096  # a feature with more categories is free text
 
@@ -128,7 +128,8 @@ def _counts(values: Sequence[int]) -> Ints:
 
 
 def _integers(values: Any) -> Ints:
-    """Raises ValueError for anything else: a float would be rounded without a word."""
+    """The values as integers. Raises ValueError for anything else: a float would be rounded
+    silently."""
     found = np.array(values)
     if found.dtype.kind not in "iu":
         raise ValueError("a count or a group that is not a whole number below 2^63")
@@ -149,7 +150,7 @@ def _finite(name: str, value: Any) -> float:
 
 
 def _windows(name: str, values: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Sizes in rows, and what was seen in windows of that size."""
+    """Sizes in rows, and the values measured in windows of each size."""
     if not isinstance(values, dict) or len(values) > MAX_WINDOWS:
         raise ValueError(f"{name}: windows is not an object of at most {MAX_WINDOWS} sizes")
     for size, window in values.items():

@@ -30,9 +30,10 @@ from server.telemetry.drift.profile import FeatureReference, Floats, Ints
 WARNING_KS = 0.05
 HIGH_KS, HIGH_EXCESS_KL, HIGH_PSI = 0.10, 0.05, 0.2
 CRITICAL_EXCESS_KL = 0.15
-FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for looks that share no rows
-# Two looks at a 24-hour window, half an hour apart, see nearly the same rows: that three of four
-# agree proves little, and there are fifty looks a day. Each look must be convincing by itself.
+FALSE_DISCOVERIES = 0.05  # q of Benjamini and Hochberg, for windows that share no rows
+# Two looks at a 24-hour window, half an hour apart, see nearly the same rows. So three agreeing
+# looks of four prove little, and there are fifty looks a day: each look must be convincing by
+# itself.
 FALSE_DISCOVERIES_OVERLAPPING = 1e-5
 CALM_OVERLAPPING = 1e-3  # q above which such an alert counts as calm; a gap prevents flapping
 UNMEASURED = 2.0  # design effect assumed until it has been measured on live traffic

@@ -1,7 +1,8 @@
-"""Changes that need no test: values the reference never had, values gone missing, a sensor stuck.
+"""Changes that need no statistical test: values the reference never had, values that went missing,
+a stuck sensor.
 
-They are looked at on every tick and reported at once. A share alone is not enough: a single burst
-is not a change, so at least ten effective rows are required as well.
+They are checked on every tick and reported at once. A share alone is not enough, as a single burst
+is not a change: at least ten effective rows are required as well.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from server.telemetry.drift.scores import MIN_EFFECTIVE
 
 SHARE = 0.01  # above the reference's own share
 HIGH_SHARE, CRITICAL_SHARE = 0.10, 0.50
-ENOUGH_ROWS = 100  # in a window; fewer cannot show a share of 1 %
+ENOUGH_ROWS = 100  # rows in a window; fewer cannot show a share of 1 %
 MIN_ROWS = 10  # effective rows that changed
-BY_CHANCE = 1e-6  # a window this unlikely to hold one cell alone is a stuck feature
+# A window that contains only one cell with less than this probability is a stuck feature.
+BY_CHANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,13 @@ class Structural:
 
 NOTHING = Structural(0, "")
 
-# (row of the window, feature) -> what changed there; what did not is left out.
+# (row of the window, feature) -> what changed there; unchanged features are left out.
 StructuralChanges = Mapping[tuple[int, int], Structural]
 
 
 def structural_changes(layout: BinLayout, flat: Ints, deff: Floats) -> StructuralChanges:
-    """Of flat counts [rows, total]; most features are cleared by one sum, the rest looked at."""
+    """The changes in flat counts [rows, total]. One sum clears most features; only the rest is
+    examined."""
     features = layout.reference.features
     suspect = _suspects(layout, flat)
     found = {}
@@ -62,7 +65,7 @@ def _suspects(layout: BinLayout, flat: Ints) -> np.ndarray[tuple[int, ...], np.d
         odd[end : end + 2] = 1  # missing, nonfinite
     starts = layout.offsets[:-1]
     strange = np.add.reduceat(flat * odd, starts, axis=1)
-    # `absent` is not a value: both sums leave it out.
+    # `absent` is not a value, so both sums exclude it.
     absent = flat[:, starts + layout.sizes + 2]
     total = np.add.reduceat(flat, starts, axis=1) - absent
     heaviest = np.maximum.reduceat(np.where(odd, 0, flat), starts, axis=1)
@@ -114,7 +117,8 @@ def _lost(
 def share_change(what: str, rows: int, n: int, before: int, m: int, deff: float) -> Structural:
     """Whether `rows` of `n` live rows are beyond `before` of `m` in the reference; all at least 0,
     `m` above 0. `deff` is the design effect of the live rows."""
-    # Even without a change the next value lies outside the m seen before once in m + 1 times.
+    # Even without a change, the next value lies outside the m earlier ones with probability 1 / (m
+    # + 1).
     usual = (before + 1) / (m + 1)
     share = rows / n if n else 0.0
     if share - before / m < SHARE or rows < MIN_ROWS * deff or share < 4 * usual:

@@ -50,7 +50,7 @@ class TrailingWindows:
                 self._plus(closed, slice_name, counts)
 
     def add_recent(self, slice_name: str, at: float, counts: Ints) -> None:
-        """Like `add`, but only for the short window: the store has them for the others."""
+        """Like `add`, but only for the short window: the store has the counts of the others."""
         slots = self._slots.setdefault(slice_name, {})
         slot = int(at // SLOT_S)
         if slot not in slots:

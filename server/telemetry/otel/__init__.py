@@ -1,1 +1,1 @@
-"""OpenTelemetry: one `Instruments` a server. Nothing of the library is loaded until it is used."""
+"""OpenTelemetry: one `Instruments` for each server. The library is loaded only when it is used."""

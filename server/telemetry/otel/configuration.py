@@ -1,6 +1,6 @@
-"""What is switched on, from --prometheus and OpenTelemetry's own environment variables.
+"""Which signals are switched on, from --prometheus and OpenTelemetry's own environment variables.
 
-The other values of those variables (endpoint, headers, certificates, timeouts) are read by the SDK.
+The SDK reads the other variables (endpoint, headers, certificates, timeouts).
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from urllib.parse import unquote
 from server.telemetry.errors import ExportRefused
 
 SIGNALS = ("traces", "metrics", "logs")
-EXPORT_INTERVAL_S = 60.0  # the SDK specification's default
+EXPORT_INTERVAL_S = 60.0  # the default of the SDK specification
 DELTA = ("delta", "lowmemory")
-# 20 s of 600 requests/s with 6 spans each, 5 % of them sampled.
+# 20 s at 600 requests/s with 6 spans each, 5 % of them sampled.
 QUEUE = 4096
-# Not the SDK's 512: encoding that many spans keeps the interpreter from the event loop for 20 ms.
+# The SDK's 512 is too high: encoding that many spans keeps the event loop waiting for the
+# interpreter for 20 ms.
 BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many spans or events may wait to be sent, and how many are sent at a time."""
+    """How many spans or events may wait to be sent, and how many are sent at once."""
 
     most: int = QUEUE
     batch: int = BATCH
@@ -30,14 +31,15 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class OtelConfiguration:
-    """`otlp` are the signals sent over OTLP. `sampler` "": the one the environment names."""
+    """`otlp` are the signals sent over OTLP. `sampler` "" selects the one that the environment
+    names."""
 
     otlp: frozenset[str] = frozenset()
     prometheus: str = ""  # HOST:PORT
-    scraped: bool = False  # metrics are shown at another port of this server
+    scraped: bool = False  # another port of this server shows the metrics
     trace_share: float | None = None  # None: the environment names a sampler
     metric_interval_s: float = EXPORT_INTERVAL_S
-    delta: bool = False  # temporality of what is sent over OTLP
+    delta: bool = False  # temporality of metrics sent over OTLP
     explicit_buckets: bool = False  # for collectors without exponential histograms
     spans: QueueLimits = QueueLimits()
     events: QueueLimits = QueueLimits()
@@ -54,7 +56,7 @@ def configuration_of(
     trace_share: float = 0.05,
     scraped: bool = False,
 ) -> OtelConfiguration:
-    """Raises ExportRefused for what is asked for and cannot be done."""
+    """Raises ExportRefused for a setting that cannot be fulfilled."""
     if prometheus:
         split_address(prometheus)
     otlp = frozenset(signal for signal in SIGNALS if _wanted(environ, signal))
@@ -77,7 +79,8 @@ def configuration_of(
 
 
 def named_attributes(environ: Mapping[str, str]) -> dict[str, str]:
-    """OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, which name this server for its operators."""
+    """The attributes of OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, which identify this server
+    to its operators."""
     pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
     named = {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals}
     if environ.get("OTEL_SERVICE_NAME"):
@@ -86,7 +89,7 @@ def named_attributes(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST:PORT as (host, port), the host "" for every address; raises ExportRefused."""
+    """HOST:PORT as (host, port); the host is "" for every address. Raises ExportRefused."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise ExportRefused(f"--prometheus {address!r} is not HOST:PORT or :PORT")
@@ -117,7 +120,7 @@ def _check_protocol(environ: Mapping[str, str], signal: str) -> None:
 
 
 def _specific(signal: str, name: str) -> tuple[str, str]:
-    """The signal's own variable before the one for all signals."""
+    """The signal's own variable if it is set, otherwise the one for all signals."""
     return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"
 
 

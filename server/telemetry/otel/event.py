@@ -1,4 +1,4 @@
-"""What becomes an event: sampled predictions, alerts, deploys, and errors of the server."""
+"""Events: sampled predictions, alerts, deploys, and errors of the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Value = str | int | float | bool | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class OtelEvent:
-    """`name` never holds a value that varies; `stamp` "" = of the server; 0 = no trace."""
+    """`name` never contains variable values; `stamp` "" means that the event is about the server; 0
+    means no trace."""
 
     name: str
     unix_ns: int

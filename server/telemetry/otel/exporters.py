@@ -1,7 +1,7 @@
-"""What leaves the process: OTLP, configured by OpenTelemetry's environment variables.
+"""The OTLP exporters, configured by OpenTelemetry's environment variables.
 
-Every exporter is counted, so that what is lost is known; and ends in time, whatever its receiver
-does. Imported only when something is exported.
+Every exporter counts what it loses, and ends in time, whatever its receiver does. Imported only
+when something is exported.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ NOBODY_WAITS = QueueLimits(0, 0)  # metrics are read when they are sent
 
 
 class CountedExporter:
-    """One exporter of any signal. `refused` had no room, `failed` was not taken by the receiver;
-    of metrics both count whole exports.
+    """One exporter of any signal. `refused`: there was no room. `failed`: the receiver did not
+    accept it. For metrics both count whole exports.
 
-    The SDK's queue drops its oldest without counting; this refuses before that queue is full.
+    The SDK's queue drops its oldest items without counting; this class refuses before that queue is
+    full.
     """
 
     def __init__(self, exporter: Any, signal: str, waiting: QueueLimits) -> None:
@@ -66,7 +67,7 @@ class CountedExporter:
         return bool(self._exporter.force_flush(timeout_millis))
 
     def shutdown(self, **_: Any) -> None:
-        """Idempotent. Also ends an export that is waiting for its receiver."""
+        """Idempotent. It also ends an export that is waiting for its receiver."""
         if not self._ended:
             self._ended = True
             self._exporter.shutdown()
@@ -79,11 +80,11 @@ class CountedExporter:
         except ValueError:
             if not self._ended:
                 raise
-            return FAILURES[self.signal]  # its channel was closed in between
+            return FAILURES[self.signal]  # its channel was closed meanwhile
 
 
 class _Gate:
-    """Hands on only what its exporter has room for."""
+    """Passes on only what its exporter has room for."""
 
     def __init__(self, watched: CountedExporter, batches: Callable[..., Any]) -> None:
         self._watched = watched
@@ -120,7 +121,7 @@ class EventGate(_Gate, LogRecordProcessor):
 
 @dataclass(slots=True)
 class Exports:
-    """All ways out of one server."""
+    """All exporters of one server."""
 
     watched: list[CountedExporter] = field(default_factory=list)
     spans: list[SpanGate] = field(default_factory=list)
@@ -132,14 +133,14 @@ class Exports:
             publisher.start()
 
     def lost(self) -> dict[str, int]:
-        """What was not exported since start, by signal."""
+        """Items that were not exported since start, by signal."""
         found: dict[str, int] = {}
         for one in self.watched:
             found[one.signal] = found.get(one.signal, 0) + one.refused + one.failed
         return found
 
     def close(self, timeout_s: float) -> None:
-        """Send what is left for at most `timeout_s`, then end every thread."""
+        """Send the remaining items for at most `timeout_s`, then end every thread."""
         flushes: list[Callable[[], object]] = [one.force_flush for one in self.spans]
         flushes += [one.force_flush for one in self.events]
         flushes += [one.publish for one in self.publishers]
@@ -162,7 +163,7 @@ class Exports:
 
 
 def exports_of(configuration: OtelConfiguration, collect: Collect, version: str) -> Exports:
-    """The OTLP exporters of the signals that the plan names."""
+    """The OTLP exporters of the configured signals."""
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter

@@ -1,6 +1,7 @@
-"""What is read rather than counted: the state of the server, drift and value, as gauges.
+"""Values that are read rather than counted (the state of the server, drift and value), as gauges.
 
-Callers choose the names of slices, so only the worst few are exported; the rest is in the store.
+Callers choose the names of slices, so only a few of the worst are exported; the others are in the
+store.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class GaugeReading(NamedTuple):
 
 
 def gauges_of(rows: Iterable[DriftRow | QualityRow]) -> Iterator[GaugeReading]:
-    """The latest row of each key counts; all traffic first, then the worst slices."""
+    """The gauges of the latest row of each key: all traffic first, then the worst slices."""
     drift: dict[tuple[str, str, str, int], DriftRow] = {}
     quality: dict[str, QualityRow] = {}
     for row in rows:
@@ -72,7 +73,7 @@ def _drift(row: DriftRow) -> Iterator[GaugeReading]:
     if row.level in LEVELS:
         yield GaugeReading("trefoil.drift.level", LEVELS[row.level], where)
     if LEVELS.get(row.level, 0) < 0:
-        return  # no score is better than one that rests on too little
+        return  # a score from too few rows is worse than none
     for score in ("ks", "kl", "excess_kl", "psi", "js"):
         yield GaugeReading(f"trefoil.drift.{score}", getattr(row, score), where)
 

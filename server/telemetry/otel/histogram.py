@@ -1,7 +1,8 @@
-"""Histograms with exponential buckets, and the same values counted into given bounds.
+"""Histograms with exponential buckets, and the same values counted into explicit bounds.
 
-An SDK histogram costs about 9 us a value and reader, and a prediction has seven values; adding to
-one of these costs a fraction of a microsecond (benchmarks/telemetry/request.py measures both).
+A histogram of the SDK costs about 9 us for each value and reader, and a prediction has seven
+values; adding to this one costs a fraction of a microsecond (benchmarks/telemetry/request.py
+measures both).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Buckets are (2**(i/8), 2**((i+1)/8)]: 9 % wide. Scale 3 of the OpenTelemetry data model.
+# Buckets are (2**(i/8), 2**((i+1)/8)], 9 % wide: scale 3 of the OpenTelemetry data model.
 SCALE = 3
 PER_OCTAVE = 1 << SCALE
 FIRST_OCTAVE = -20  # 1e-6: a microsecond
-LAST_OCTAVE = 12  # 4096: over an hour, or that many rows
+LAST_OCTAVE = 12  # 4096: more than an hour, or that many rows
 FIRST_INDEX = FIRST_OCTAVE * PER_OCTAVE
 BUCKETS = (LAST_OCTAVE - FIRST_OCTAVE) * PER_OCTAVE
 
@@ -23,7 +24,7 @@ Attributes = tuple[tuple[str, str], ...]
 
 
 class HistogramExemplar(NamedTuple):
-    """One value, and the sampled span it came from."""
+    """One value, and the sampled span that it came from."""
 
     value: float
     unix_ns: int
@@ -32,8 +33,8 @@ class HistogramExemplar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A histogram as it was at one moment, of `n` values. `counts` are all BUCKETS, from
-    FIRST_INDEX on; the last of `bounded` counts what is above all `bounds`."""
+    """A histogram of `n` values at one moment. `counts` has all BUCKETS, from FIRST_INDEX on; the
+    last of `bounded` counts the values above all `bounds`."""
 
     n: int
     sum: float
@@ -47,7 +48,7 @@ class Point(NamedTuple):
 
 
 class Histogram:
-    """Of values >= 0. Written by one thread; `point` needs the lock that keeps it still."""
+    """A histogram of values >= 0. One thread writes it; hold the lock while calling `point`."""
 
     __slots__ = (
         "_bounded",
@@ -70,7 +71,7 @@ class Histogram:
         self._sum = 0.0
         self._min = math.inf
         self._max = 0.0
-        self._exemplars: dict[int, HistogramExemplar] = {}  # the latest of each octave
+        self._exemplars: dict[int, HistogramExemplar] = {}  # the latest one in each octave
 
     def add(self, value: float, exemplar: HistogramExemplar | None = None) -> None:
         self._count += 1
@@ -103,7 +104,7 @@ class Histogram:
 
 
 def place_of(value: float) -> int:
-    """The position in `counts` of a value, -1 for zero; what is outside goes to the ends."""
+    """The position of a value in `counts`, -1 for zero; values out of range go to the ends."""
     if value <= 0.0:
         return -1
     place = math.ceil(math.log2(value) * PER_OCTAVE) - 1 - FIRST_INDEX
@@ -111,7 +112,7 @@ def place_of(value: float) -> int:
 
 
 def trimmed(counts: Sequence[int]) -> tuple[int, list[int]]:
-    """(index of the first bucket that is not empty, the counts from there to the last one)."""
+    """(index of the first non-empty bucket, the counts from there to the last non-empty one)."""
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
         return 0, []

@@ -1,4 +1,4 @@
-"""A family of histograms as Prometheus' library has it, which keeps the exponential buckets too."""
+"""A histogram family in the form of Prometheus' library, with the exponential buckets added."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from server.telemetry.otel.histogram import HistogramExemplar, Point
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A classic one: how many values are at most `high`, and the latest exemplar among those that
-    are above the bucket before."""
+    """A classic bucket: how many values are at most `high`, and the latest exemplar above the
+    previous bucket."""
 
     high: float
     count: int
@@ -29,7 +29,8 @@ class LabelledPoint:
 
 
 class HistogramFamily(HistogramMetricFamily):
-    """Its samples are the classic ones, which text has; `points` has all."""
+    """Its samples are the classic buckets, for the text formats; `points` has the exponential
+    ones."""
 
     def __init__(self, name: str, about: str, labels: Sequence[str], unit: str) -> None:
         super().__init__(name, about, labels=labels, unit=unit)
@@ -37,7 +38,7 @@ class HistogramFamily(HistogramMetricFamily):
         self.points: list[LabelledPoint] = []
 
     def add(self, values: Sequence[str], point: Point) -> None:
-        """`values` of the labels, in their order."""
+        """`values` are those of the labels, in order."""
         labels = dict(zip(self._label_names, values, strict=True))
         buckets = list(_buckets(point))
         self.points.append(LabelledPoint(labels, buckets, point))
@@ -52,7 +53,7 @@ def _as_text(bucket: Bucket) -> tuple[str, float] | tuple[str, float, Exemplar]:
 
 
 def _buckets(point: Point) -> Iterable[Bucket]:
-    """Cumulative, as the format wants them."""
+    """Cumulative buckets, as the format requires."""
     total, low = 0, -1.0
     for high, count in zip((*point.bounds, float("inf")), point.bounded, strict=True):
         total += count

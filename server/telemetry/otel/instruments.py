@@ -1,7 +1,7 @@
-"""OpenTelemetry of one server: the request path appends to a queue, one thread exports.
+"""OpenTelemetry for one server: the request path appends to a queue, and one thread exports.
 
-`began`, `answered` and `ended` are the request path: they keep a few numbers, append to a queue,
-never wait and never raise.
+`began`, `answered` and `ended` belong to the request path: they keep a few numbers, append to a
+queue, and never wait or raise.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ Source = Callable[[], Iterable[DriftRow | QualityRow]]
 
 
 class Instruments:
-    """Loads what `configuration` switches on. `about` describes this server as resource attributes,
-    `methods` are the known RPCs; `served` is asked from the draining thread; `wall` dates calls as
-    it dates records. Raises ExportRefused.
-    """
+    """Loads what `configuration` switches on. `about` has the resource attributes of this server,
+    `methods` the known RPCs. The draining thread calls `served`; `wall` dates calls as it dates
+    records. Raises ExportRefused."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class Instruments:
         served: Callable[[], ServedStamp] = lambda: NOTHING_SERVED,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.messages: list[str] = []  # what was chosen, and why
+        self.messages: list[str] = []  # the choices, with their reasons
         self._wall = wall
         self._version = about.get("service.version", "")
         self._state: Sequence[GaugeReading] = ()
@@ -67,7 +66,7 @@ class Instruments:
         if self._exports is not None:
             self._exports.start()
         self._closed = False
-        self.exposition: Exposition | None = None  # where another port shows the counts
+        self.exposition: Exposition | None = None  # for another port that shows the counts
         if configuration.scraped:
             self.exposition = self._exposition()
         if configuration.prometheus:
@@ -114,11 +113,11 @@ class Instruments:
         logger = self._logs.logger(resource) if self._logs is not None else None
         return tracer, logger
 
-    # The request path, up to `ended`.
+    # The request path, up to and including `ended`.
     def began(
         self, method: str, trace_parent: str = "", trace_state: str = "", streamed: bool = False
     ) -> ObservedCall:
-        """`method` is package.Service/Method; the others as in W3C Trace Context."""
+        """`method` is package.Service/Method; the other arguments are as in W3C Trace Context."""
         call = ObservedCall(method, int(self._wall() * 1e9), streamed=streamed)
         if self._traces is not None:
             call.caller = caller_trace(trace_parent, trace_state)
@@ -126,7 +125,7 @@ class Instruments:
         return call
 
     def answered(self, record: Record, call: ObservedCall | None = None) -> Record:
-        """Returns the record as it is to be kept: naming the trace that was made for it."""
+        """Returns the record to keep, with the id of the trace that was made for it."""
         row = row_of(record)
         trace = None
         if call is not None and not call.streamed:
@@ -141,23 +140,23 @@ class Instruments:
         return record
 
     def ended(self, call: ObservedCall, status: str, took_s: float) -> None:
-        """After the last `answered` of the call. `status` is a gRPC status name."""
+        """Call it after the last `answered` of the call. `status` is a gRPC status name."""
         call.status, call.took_s = status, took_s
         self._worker.put(call)
 
     # From any thread.
     def saw(self, state: Sequence[GaugeReading]) -> None:
-        """The state of the server, as often as it is worth looking."""
+        """Note the state of the server; call it as often as the state is read."""
         self._state = state
 
     def listens(self, address: str) -> None:
-        """Where calls arrive, for their spans."""
+        """Set the address that spans give for the server."""
         if self._traces is not None:
             self._traces.address = address
 
     def follow(self, source: Source) -> None:
-        """Where drift and value are read at every export and scrape, in the exporter's thread. It
-        must be quick, and safe to call from there."""
+        """Set the source of drift and value. The exporter's thread calls it at every export and
+        scrape, so it must be quick and thread-safe."""
         self._source = source
 
     def alerted(self, row: AlertRow) -> None:
@@ -165,22 +164,25 @@ class Instruments:
         self._worker.put(alert_event(row))
 
     def sampled(self, record: Record, probability: float) -> None:
-        """The payload of a prediction is kept; `probability` is that of keeping one like it."""
+        """The payload of a prediction is kept; `probability` is the sampling probability of
+        payloads like it."""
         self._worker.put(sample_event(record, probability))
 
     def collect(self) -> list[MetricSnapshot]:
-        """All metrics now; what is served comes last."""
+        """All metrics now; the serving stamp comes last."""
         lost = [CounterPoint(DROPPED, (("signal", name),), n) for name, n in self.lost().items()]
         sums, state = _sums_apart(self._state)
         return self._resources.counts([*sums, *lost], state, list(gauges_of(self._source())))
 
     def lost(self) -> dict[str, int]:
-        """What did not get out since start, by signal; `backlog` became no signal at all."""
+        """Items lost since start, by signal; `backlog` counts items that were dropped before they
+        became a signal."""
         exported = self._exports.lost() if self._exports is not None else {}
         return {"backlog": self._worker.dropped, **exported}
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Send what is left for at most `timeout_s`; ends every thread. Again: does nothing."""
+        """Send the remaining items for at most `timeout_s`, and end every thread. Further calls do
+        nothing."""
         if self._closed:
             return
         self._closed = True

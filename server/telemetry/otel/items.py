@@ -1,6 +1,6 @@
-"""What the request path leaves for the draining thread: a Call for each RPC, a Row for each
-prediction. Slim on purpose: they wait in a queue, and a Record holds its payload.
-"""
+"""The items that the request path leaves for the draining thread: an ObservedCall for each RPC and
+a RowItem for each prediction. They are small, because they wait in a queue and a Record holds its
+payload."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class RowItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where a span belongs. `state` is the caller's tracestate, passed on as it came."""
+    """The position of a span in a trace. `state` is the caller's tracestate, passed on
+    unchanged."""
 
     trace_id: int
     parent_id: int = ROOT
@@ -63,8 +64,8 @@ class Trace:
 
 @dataclass(slots=True, eq=False)
 class ObservedCall:
-    """One RPC under way. `trace` is None while traces are off, and for a stream, each of whose
-    rows is a trace of its own; `caller` is what the caller sent about its own trace."""
+    """One RPC in progress. `trace` is None while traces are off, and for a stream, where each row
+    is its own trace; `caller` is what the caller sent about its own trace."""
 
     method: str
     began_unix_ns: int
@@ -74,12 +75,13 @@ class ObservedCall:
     rows: list[RowItem] = field(default_factory=list)
     status: str = "OK"
     took_s: float = 0.0
-    peer: str = ""  # as gRPC names it; known of sampled calls and of streams
-    http_address: str = ""  # HOST:PORT of the HTTP port, of a call that came through it
+    peer: str = ""  # as gRPC names it; known for sampled calls and streams
+    http_address: str = ""  # HOST:PORT of the HTTP port, for a call that came through it
 
 
 class Alone(NamedTuple):
-    """A prediction outside a unary call: of the stream `call`, or of a server without calls."""
+    """A prediction outside a unary call: one of the stream `call`, or of a server that reports no
+    calls."""
 
     row: RowItem
     call: ObservedCall | None

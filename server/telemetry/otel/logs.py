@@ -29,7 +29,7 @@ class Logs:
         self._version = version
 
     def logger(self, resource: Resource) -> Logger:
-        """One for each resource, all with the same processors, which outlive them."""
+        """A logger for one resource. All share the same processors, which live longer."""
         provider = LoggerProvider(resource, shutdown_on_exit=False)
         for processor in self._processors:
             provider.add_log_record_processor(processor)
@@ -48,7 +48,7 @@ class Logs:
 
 
 def _context(event: OtelEvent) -> Context:
-    """Names the trace, and if it is known the span, the event belongs to."""
+    """The trace of an event, and its span if known."""
     if not event.trace_id:
         return Context()
     flags = api.TraceFlags(api.TraceFlags.SAMPLED)

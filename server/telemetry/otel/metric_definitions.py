@@ -1,13 +1,13 @@
 """Every metric by name: unit, description, and for histograms the bounds of their explicit form.
 
-Own names begin with `trefoil.`; docs/opentelemetry.md lists the attributes.
+This project's own names begin with `trefoil.`; docs/opentelemetry.md lists the attributes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What the names follow: of this release the conventions for RPC are stable.
+# The release that the names follow; its conventions for RPC are stable.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.45.0"
 CALL_DURATION = "rpc.server.call.duration"
 PREDICTION_DURATION = "trefoil.prediction.duration"
@@ -20,10 +20,10 @@ GENERATED = "trefoil.generated.tokens"
 ROWS = "trefoil.rows"
 DROPPED = "trefoil.telemetry.dropped"
 
-# The boundaries of the semantic conventions for RPC, seconds; stages are often shorter.
+# The boundaries of the semantic conventions for RPC, in seconds; stages are often shorter.
 CALL_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 STAGE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *CALL_BOUNDS)
-# The boundaries of the semantic conventions for generative AI, seconds.
+# The boundaries of the semantic conventions for generative AI, in seconds.
 FIRST_TOKEN_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, *CALL_BOUNDS[5:])
 NEXT_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -31,7 +31,7 @@ BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 @dataclass(frozen=True, slots=True)
 class MetricDefinition:
-    """`unit` as in UCUM; what counts things has none but names them in braces."""
+    """`unit` as in UCUM; a count of things has no unit, and names the things in braces."""
 
     unit: str
     description: str

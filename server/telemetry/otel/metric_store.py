@@ -1,6 +1,5 @@
-"""All that is counted for one stamp, with attributes bounded by construction: whatever is not in a
-known list is `_OTHER`, so callers cannot create time series.
-"""
+"""All counts of one stamp, with bounded attributes: a value that is not in a known list becomes
+`_OTHER`, so callers cannot create time series."""
 
 from __future__ import annotations
 
@@ -34,18 +33,18 @@ CODES = frozenset(
     "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
     "INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED".split()
 )
-# The others are the caller's: semantic conventions 1.45, gRPC, server side.
+# All other codes are the caller's errors: semantic conventions 1.45, gRPC, server side.
 SERVER_ERRORS = frozenset(
     "UNKNOWN DEADLINE_EXCEEDED UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS".split()
 )
 MOST_LABELS = 64
-# Task -> operation of the semantic conventions for generative AI; classify is none of them.
+# Task -> operation of the semantic conventions for generative AI, which have none for classify.
 OPERATIONS = {"generate": "generate_content", "embed": "embeddings"}
 
 
 @dataclass(frozen=True, slots=True)
 class SpanMark:
-    """The sampled span a value came from."""
+    """The sampled span that a value came from."""
 
     unix_ns: int
     trace_id: int
@@ -68,7 +67,7 @@ class CounterPoint(NamedTuple):
 
 
 class MetricStore:
-    """Written by one thread; the points need the lock that keeps it still."""
+    """One thread writes it; hold the lock while reading the points."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class MetricStore:
             self._begin()
 
     def _begin(self) -> None:
-        """What is known before anything has happened is 0: no rate is wrong at its first step."""
+        """Start every known series at 0, so that a rate is right from its first step."""
         self._first_token, self._next_token = _new(FIRST_TOKEN), _new(NEXT_TOKEN)
         for label in self._labels:
             self._predictions["classify", label, ""] = 0
@@ -161,7 +160,7 @@ class MetricStore:
         if stages is None:
             stages = self._stages[task, mix] = tuple(_new(STAGE_DURATION) for _ in STAGES)
         for histogram, ms in zip(stages, time_tuple(row)[:-1], strict=True):
-            if ms or not row.error:  # a row that failed has not been through every stage
+            if ms or not row.error:  # a failed row has not been through every stage
                 histogram.add(ms / 1e3, mark.of(ms / 1e3) if mark else None)
 
     def _add_tokens(self, row: RowItem, mark: SpanMark | None) -> None:
@@ -181,7 +180,7 @@ class MetricStore:
 
 
 def call_attributes(method: str, status: str) -> Attributes:
-    """As the semantic conventions for gRPC ask, 1.45."""
+    """Attributes as the semantic conventions for gRPC (1.45) require."""
     attributes = (
         ("rpc.system.name", "grpc"),
         ("rpc.method", method),
@@ -191,7 +190,8 @@ def call_attributes(method: str, status: str) -> Attributes:
 
 
 def generation_attributes(task: str, model: str = "") -> Attributes:
-    """As the semantic conventions for generative AI ask; empty for a task that they lack."""
+    """Attributes as the semantic conventions for generative AI require; empty for a task that they
+    lack."""
     operation = OPERATIONS.get(task)
     if operation is None:
         return ()

@@ -1,7 +1,7 @@
 """Counts as the SDK's metric data, and the thread that sends them.
 
-The SDK's instruments are left out (histogram.py explains why); its data model, its exporters and
-its environment variables are used as they are. Imported only when metrics are sent somewhere.
+It does not use the SDK's instruments (histogram.py explains why); it uses its data model, exporters
+and environment variables unchanged. Imported only when metrics are sent somewhere.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ Key = tuple[str, str, Attributes]  # stamp, metric, attributes
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the receiver wants."""
+    """The form that the receiver requires."""
 
     delta: bool = False
     explicit_buckets: bool = False
 
 
 class Rendering:
-    """Turns counts into metric data for one receiver, and remembers what was sent last."""
+    """Turns counts into metric data for one receiver, and remembers what was last sent."""
 
     def __init__(self, form: Form, version: str, clock_ns: Callable[[], int]) -> None:
         self._form = form
@@ -67,7 +67,7 @@ class Rendering:
         self._resources: dict[Attributes, Resource] = {}
         self._points: dict[Key, Point] = {}
         self._sums: dict[Key, float] = {}
-        self._sent_unix_ns: dict[str, int] = {}  # stamp -> when
+        self._sent_unix_ns: dict[str, int] = {}  # stamp -> time of the last export
         wanted = AggregationTemporality
         self._temporality = wanted.DELTA if form.delta else wanted.CUMULATIVE
 
@@ -119,7 +119,7 @@ class Rendering:
         return Point(
             point.n - before.n,
             point.sum - before.sum,
-            math.nan,  # unknown for the interval alone
+            math.nan,  # unknown for one interval
             math.nan,
             point.zeros - before.zeros,
             [now - then for now, then in zip(point.counts, before.counts, strict=True)],
@@ -149,14 +149,14 @@ class Rendering:
             yield _metric(name, GAUGES[name], Gauge(found))
 
     def _forget(self, stamps: set[str]) -> None:
-        """A stamp that is no longer counted is not remembered either."""
+        """Forget what was sent for stamps that are no longer counted."""
         self._points = {key: one for key, one in self._points.items() if key[0] in stamps}
         self._sums = {key: one for key, one in self._sums.items() if key[0] in stamps}
 
 
 @dataclass(eq=False)
 class Publisher:
-    """Sends the metrics every `interval_s` from a thread of its own, and once more at the end."""
+    """Sends the metrics every `interval_s` from a separate thread, and once more at the end."""
 
     exporter: Any
     rendering: Rendering
@@ -165,7 +165,7 @@ class Publisher:
 
     def __post_init__(self) -> None:
         self._ended = threading.Event()
-        self._one = threading.Lock()  # an exporter is never called twice at the same time
+        self._one = threading.Lock()  # an exporter is never called twice at once
         self._thread = threading.Thread(target=self._run, name="otel-metrics", daemon=True)
 
     def start(self) -> None:
@@ -213,7 +213,7 @@ def _explicit(
 
 
 def _common(attributes: Attributes, point: Point, start_ns: int, now_ns: int) -> dict[str, Any]:
-    """The fields of both forms. The wire leaves out what is None."""
+    """The fields of both forms. Fields that are None are not sent."""
     exemplars = [
         Exemplar({}, one.value, one.unix_ns, one.span_id, one.trace_id) for one in point.exemplars
     ]

@@ -1,8 +1,9 @@
-"""The scrape endpoint: counts in the form a scraper accepts: text, OpenMetrics with exemplars, or
-protobuf with native histograms. Needs none of OpenTelemetry. Imported only with --prometheus or
---http.
+"""The scrape endpoint: counts in the form that a scraper accepts (text, OpenMetrics with exemplars,
+or protobuf with native histograms). It does not need OpenTelemetry. Imported only with --prometheus
+or --http.
 
-Plain HTTP without credentials: it shows counts and names of features and slices, never payloads.
+It serves plain HTTP without credentials: it shows counts and names of features and slices, never
+payloads.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ if TYPE_CHECKING:
 
 PATH = "/metrics"
 PROTOBUF_MEDIA = PROTOBUF.partition(";")[0]
-CALLER_S = 5  # a caller that sends or reads nothing is given up
-# Connections at the same time, each with a thread. A scrape is over in milliseconds, so that the
-# oldest of more is one that holds its place.
+CALLER_S = 5  # a caller that sends or reads nothing for this long is disconnected
+# Simultaneous connections, each with a thread. A scrape takes milliseconds, so when there are more,
+# the oldest one is blocking its place.
 MOST_CALLERS = 8
 ACCEPT_AGAIN_S = 0.2
 SHARED = 10
 MOST_TYPES = 8
-BACKLOG = 64  # connections that wait to be accepted
+BACKLOG = 64  # connections waiting to be accepted
 STAMP_LABEL = "trefoil_stamp"
-STAMP_DIGITS = 12  # as people see it; all 64 are in target_info
+STAMP_DIGITS = 12  # as displayed; target_info has all 64
 UNITS = {"s": "seconds"}
 
 
@@ -63,7 +64,7 @@ class Counts(Collector):
         self._collect = collect
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # or registering would collect once
+        return ()  # otherwise registering would collect once
 
     def collect(self) -> Iterator[Metric]:
         counts = self._collect()
@@ -77,14 +78,15 @@ class Counts(Collector):
 @dataclass(frozen=True, slots=True)
 class _Answer:
     body: bytes
-    until: float  # on the clock: as long as it is given to everybody who asks
+    until: float  # on the clock: until then every scraper gets this answer
 
 
 class Exposition:
-    """All counts, and those of this process, in the form a scraper accepts.
+    """All counts, and those of this process, in the form that a scraper accepts.
 
-    Scrapers of one form share an answer for SHARED times as long as it took to make, some 0.1 s: so
-    they take at most a part of a core in SHARED, however many they are and however often they come.
+    Scrapers of one form share an answer for SHARED times as long as it took to make, about 0.1 s.
+    So they take at most the share 1 / SHARED of a core, however many they are and however often
+    they scrape.
     """
 
     def __init__(self, collect: Collect, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -96,7 +98,7 @@ class Exposition:
         self._making = threading.Lock()
 
     def text(self, accept: str, zipped: bool = False) -> tuple[bytes, str]:
-        """The body, with gzip if `zipped`, and its content type, for an Accept header."""
+        """The body for an Accept header, compressed with gzip if `zipped`, and its content type."""
         if takes_protobuf(accept):
             content_type = PROTOBUF
 
@@ -125,7 +127,7 @@ class Exposition:
 
 
 class ScrapeEndpoint:
-    """Raises ExportRefused when the address cannot be had."""
+    """Raises ExportRefused when the address cannot be used."""
 
     def __init__(self, address: str, collect: Collect) -> None:
         host, port = split_address(address)
@@ -146,7 +148,7 @@ class ScrapeEndpoint:
 
 
 def takes_protobuf(accept: str) -> bool:
-    """Whether an Accept header names this form of protobuf, and no other form before it."""
+    """Whether an Accept header names this protobuf form, and names it first."""
     best, found = 0.0, False
     for one in accept.lower().split(","):
         media, *pairs = (pair.strip() for pair in one.split(";"))
@@ -162,7 +164,8 @@ def takes_protobuf(accept: str) -> bool:
 
 
 def only_metrics(exposition: Exposition) -> WSGIApplication:
-    """404 for every other path: an address that answers everything hides a wrong scrape path."""
+    """404 for every other path: an address that answers every path would hide a wrong scrape
+    path."""
 
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO") != PATH:
@@ -186,7 +189,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = BACKLOG
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._callers: dict[socket.socket, None] = {}  # the oldest first
+        self._callers: dict[socket.socket, None] = {}  # oldest first
         self._changed = threading.Condition()
         super().__init__(*args, **options)
 
@@ -194,13 +197,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         try:
             return super().get_request()
         except OSError:
-            time.sleep(ACCEPT_AGAIN_S)  # without a descriptor left it would be tried at once
+            time.sleep(ACCEPT_AGAIN_S)  # without a free descriptor it would retry at once
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
             while len(self._callers) >= MOST_CALLERS:
-                with suppress(OSError):  # its caller may have gone in this moment
+                with suppress(OSError):  # its caller may have disconnected just now
                     next(iter(self._callers)).shutdown(socket.SHUT_RDWR)
                 self._changed.wait(CALLER_S)
             self._callers[request] = None
@@ -215,7 +218,7 @@ class _Server(ThreadingMixIn, WSGIServer):
                 self._changed.notify()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that goes away in the middle is not an event either."""
+        """A caller that disconnects in the middle is not logged."""
 
 
 class _ServerV6(_Server):
@@ -226,11 +229,11 @@ class _Handler(WSGIRequestHandler):
     timeout = CALLER_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A scrape is not an event."""
+        """A scrape is not logged."""
 
 
 def _listening(host: str, port: int, app: WSGIApplication) -> WSGIServer:
-    """Raises OSError. The host "" is every address, of IPv6 too where there is IPv6."""
+    """Raises OSError. The host "" means every address, including IPv6 if available."""
     if not host and socket.has_dualstack_ipv6():
         host = "::"
     family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
@@ -281,7 +284,7 @@ def _gauges(counts: Sequence[MetricSnapshot]) -> Iterator[Metric]:
 
 
 def _label_names(attributes: Iterable[Attributes]) -> list[str]:
-    """The stamp, then every name any of the points has: one family has one set of labels."""
+    """The stamp, then every attribute name of any point: a family has one set of labels."""
     names = {_plain(name): None for some in attributes for name, _ in some}
     return [STAMP_LABEL, *names]
 

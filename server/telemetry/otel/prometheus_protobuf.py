@@ -1,8 +1,8 @@
-"""Prometheus' protobuf form: the one in which a scraper takes native histograms.
+"""Prometheus' protobuf form, the one in which a scraper accepts native histograms.
 
-The messages are those of io.prometheus.client, written field by field: five of them are needed,
-and the library with their stubs is not in Python. A histogram goes out with its exponential buckets
-and with its classic ones; the scraper chooses. Imported only with --prometheus or --http.
+The messages are those of io.prometheus.client, written field by field: only five of them are
+needed, and no Python library has their stubs. A histogram is sent with both its exponential and its
+classic buckets; the scraper chooses. Imported only with --prometheus or --http.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from server.telemetry.otel.histogram_family import HistogramFamily, LabelledPoin
 CONTENT_TYPE = (
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 )
-# Of Prometheus' own libraries. A histogram without any value is a native one by this field.
+# The value in Prometheus' own libraries. By this field, a histogram without values counts as a
+# native one.
 ZERO_THRESHOLD = 2.0**-128
-# Kind of family -> (its number, the field of a Metric with the value).
+# Kind of family -> (its number, the field of a Metric with its value).
 KINDS = {"counter": (0, 3), "gauge": (1, 2), "info": (1, 2), "unknown": (3, 5)}
 HISTOGRAM = 4
 LENGTH, EIGHT_BYTES, VARINT = 2, 1, 0  # wire types
@@ -30,12 +31,12 @@ CREATED = "_created"
 
 
 def encoded(families: Iterable[Metric]) -> bytes:
-    """Each family after its length."""
+    """Each family, preceded by its length."""
     return b"".join(_delimited(family) for one in families for family in _families(one))
 
 
 def _families(family: Metric) -> Iterator[bytes]:
-    """Samples of a counter are named apart from it, and in this form the family has that name."""
+    """Families under the names of this form: a counter's family is named like its samples."""
     if isinstance(family, HistogramFamily):
         metrics = [_labels(one.labels) + _message(7, _histogram(one)) for one in family.points]
         yield _family(family.name, family, HISTOGRAM, metrics)
@@ -54,7 +55,7 @@ def _family(name: str, family: Metric, kind: int, metrics: Iterable[bytes]) -> b
 
 
 def _labels(labels: Mapping[str, str]) -> bytes:
-    """An empty value is the same as no label."""
+    """Labels; an empty value is the same as no label."""
     pairs = (_text(1, name) + _text(2, value) for name, value in labels.items() if value)
     return b"".join(_message(1, pair) for pair in pairs)
 
@@ -73,8 +74,9 @@ def _histogram(one: LabelledPoint) -> bytes:
 
 
 def _native(point: Point) -> tuple[list[tuple[int, int]], list[int]]:
-    """Runs of filled buckets as (empty ones before it, its length), and each count less the one
-    before. Prometheus numbers a bucket by its upper bound, OpenTelemetry by its lower one."""
+    """Spans of filled buckets as (number of empty buckets before it, length), and each count minus
+    the previous one. Prometheus numbers a bucket by its upper bound, OpenTelemetry by its lower
+    one."""
     first, counts = trimmed(point.counts)
     spans: list[tuple[int, int]] = []
     deltas: list[int] = []

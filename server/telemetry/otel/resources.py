@@ -1,6 +1,6 @@
-"""One place for each stamp that is counted, and one for the server itself: a metric store, and the
-resource its spans and events belong to. The stamp is part of the resource, so nothing is ever filed
-under the wrong one."""
+"""A place for each counted stamp, and one for the server itself. Each has a metric store, and the
+resource of its spans and events. The stamp is part of the resource, so nothing is recorded under
+the wrong stamp."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.telemetry.otel.histogram import Attributes
 from server.telemetry.otel.metric_store import CounterPoint, MetricStore
 from server.telemetry.otel.snapshot import MetricSnapshot
 
-MOST_STAMPS = 4  # counted side by side while deploys follow each other
+MOST_STAMPS = 4  # stamps counted at once while deploys follow each other
 
 
 @dataclass(frozen=True, slots=True)
 class ServedStamp:
-    """What the server serves now; nothing yet when `stamp` is empty."""
+    """What the server serves now; `stamp` is empty before anything is served."""
 
     stamp: str = ""
     name: str = ""
@@ -32,13 +32,13 @@ class Place:
     about: Attributes
     stamp: str
     start_unix_ns: int
-    model: str  # the stamp's name; "" where that is not known
+    model: str  # the stamp's name; "" if unknown
     store: MetricStore
     tracer: Any  # None while traces are off
     logger: Any  # None while logs are off
 
 
-# From what describes a resource to its tracer and its logger.
+# From the attributes of a resource to its tracer and its logger.
 Openers = Callable[[Mapping[str, str]], tuple[Any, Any]]
 
 
@@ -51,11 +51,11 @@ class StampResources:
     def __post_init__(self) -> None:
         self.still = threading.Lock()  # guards _places and every metric store in it
         self.served = ServedStamp()
-        self._own: Place | None = None  # once it is needed
-        self._places: dict[str, Place] = {}  # the one used last comes last
+        self._own: Place | None = None  # created when it is first needed
+        self._places: dict[str, Place] = {}  # most recently used last
 
     def place(self, stamp: str) -> Place:
-        """The place of a stamp, the server's own for "". Needs `still`."""
+        """The place of a stamp; "" is the server's own. Hold `still`."""
         if not stamp:
             self._own = self._own or self._open("")
             return self._own
@@ -71,8 +71,8 @@ class StampResources:
         state: Sequence[GaugeReading],
         judged: Sequence[GaugeReading],
     ) -> list[MetricSnapshot]:
-        """Everything. `sums` and `state` are the server's own, `judged` belongs to the serving
-        stamp, which comes last."""
+        """All counts. `sums` and `state` belong to the server, `judged` to the serving stamp, which
+        comes last."""
         with self.still:
             mine, now = self.place(""), self.place(self.served.stamp)
             if now is mine:

@@ -13,7 +13,7 @@ from server.telemetry.otel.metric_store import CounterPoint, HistogramPoint
 
 @dataclass(frozen=True, slots=True)
 class MetricSnapshot:
-    """Of one resource, which `about` describes: this server serving one stamp."""
+    """The metrics of one resource, which `about` describes: this server serving one stamp."""
 
     about: Attributes
     stamp: str
@@ -33,7 +33,7 @@ N = TypeVar("N", bound=NamedPoint)
 
 
 def by_name(points: Iterable[N]) -> dict[str, list[N]]:
-    """The points of each metric, in the order the metrics came up."""
+    """The points of each metric, in the order in which the metrics first appear."""
     found: dict[str, list[N]] = {}
     for point in points:
         found.setdefault(point.name, []).append(point)

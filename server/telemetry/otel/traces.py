@@ -1,7 +1,7 @@
-"""Spans, made up from a call's timings once it has been answered, for sampled traces only.
+"""Spans, made from a call's timings after it was answered, for sampled traces only.
 
-One span for the call; with one prediction its stages are children of it, with several there is a
-span for each prediction between. Imported only when traces are on.
+There is one span for the call. With one prediction, the stages are its children; with several, each
+prediction has a span between. Imported only when traces are on.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ HTTP_2: Attributes = {"network.protocol.name": "http", "network.protocol.version
 
 
 def sampler_of(share: float | None) -> tuple[Sampler, str]:
-    """(sampler, why this one). None: the one OTEL_TRACES_SAMPLER names.
+    """(sampler, reason). With None it is the one that OTEL_TRACES_SAMPLER names.
 
-    The specification wants TraceIdRatioBased replaced by ProbabilitySampler, which Python does not
-    have outside its experiments: this is the one place to change then.
+    The specification replaces TraceIdRatioBased by ProbabilitySampler, which Python has only as an
+    experiment. When that changes, only this function needs to change.
     """
     if share is None:
         return TracerProvider(shutdown_on_exit=False).sampler, "as set by OTEL_TRACES_SAMPLER"
@@ -48,7 +48,7 @@ def sampler_of(share: float | None) -> tuple[Sampler, str]:
 
 
 class GivenTraceIds(IdGenerator):
-    """Trace ids are known before there is a span; set `trace_id`, then start the root span."""
+    """The trace id is known before the span exists: set `trace_id`, then start the root span."""
 
     trace_id = 0
 
@@ -70,7 +70,7 @@ class Traces:
         self._processors = processors
         self._version = version
         self._ids = GivenTraceIds()
-        self.address = ""  # of the gRPC port
+        self.address = ""  # address of the gRPC port
 
     def begin(self, caller: Trace | None) -> Trace:
         """The caller's trace, or a new one, with the sampler's decision."""
@@ -80,7 +80,7 @@ class Traces:
         return Trace(trace.trace_id, trace.parent_id, sampled, trace.state)
 
     def tracer(self, resource: Resource) -> Tracer:
-        """One for each resource, all with the same processors, which outlive them."""
+        """A tracer for one resource. All share the same processors, which live longer."""
         provider = TracerProvider(
             sampler=self._sampler,
             resource=resource,
@@ -127,7 +127,7 @@ class Traces:
         return marks
 
     def write_alone(self, tracer: Tracer, alone: Alone, model: str) -> SpanMark:
-        """A row of a stream names both ends and a status as a call does: its own."""
+        """Write a row of a stream. Like a call, it names both ends and has its own status."""
         assert alone.trace is not None
         self._ids.trace_id = alone.trace.trace_id
         row, call = alone.row, alone.call
@@ -169,10 +169,10 @@ def _write_stages(tracer: Tracer, parent: api.Span, row: RowItem) -> None:
 
 
 def stages_of(row: RowItem) -> Iterator[tuple[str, int, int]]:
-    """(stage, began, ended) in unix nanoseconds, of the stages the row went through.
+    """(stage, began, ended) in unix nanoseconds, of the stages that the row passed.
 
-    Only durations are known. What comes before the forward is laid out from the start, the forward
-    and what follows from the end: the gap between is the wait for the batch.
+    Only durations are known. The stages before the forward are placed from the start, the forward
+    and the later stages from the end: the gap between them is the wait for the batch.
     """
     began_ns, ended_ns = _interval(row)
     lengths = [int(ms * NS_PER_MS) for ms in time_tuple(row)[:-1]]
@@ -200,7 +200,8 @@ def span_context(trace: Trace) -> api.SpanContext:
 
 
 def _context(trace: Trace | None) -> Context:
-    """An empty context unless there is a remote parent: nothing of this thread's own leaks in."""
+    """An empty context unless there is a remote parent, so that nothing of this thread's context is
+    used."""
     if trace is None or trace.parent_id == ROOT:
         return Context()
     return set_span_in_context(api.NonRecordingSpan(span_context(trace)), Context())
@@ -217,7 +218,8 @@ def _mark(span: api.Span, at_ns: int) -> SpanMark:
 
 
 def connection_attributes(peer: str, server: str) -> Attributes:
-    """From `ipv4:10.0.0.7:4711`, as gRPC names a peer, and HOST:PORT or unix:PATH of the server."""
+    """Attributes from `ipv4:10.0.0.7:4711`, as gRPC names a peer, and HOST:PORT or unix:PATH of the
+    server."""
     scheme, _, address = peer.partition(":")
     found: Attributes = {}
     if scheme in ("ipv4", "ipv6"):

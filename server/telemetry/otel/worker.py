@@ -1,4 +1,4 @@
-"""The queue the request path appends to, and the one thread that works it off."""
+"""The queue to which the request path appends, and the one thread that empties it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from server.telemetry.otel.logs import Logs
     from server.telemetry.otel.traces import Traces
 
-BACKLOG = 8192  # items; worked off ten times a second
+BACKLOG = 8192  # items; the queue is emptied ten times a second
 TICK_S = 0.1
-# So many items, then a breath: the event loop must not wait for the interpreter behind a backlog.
+# After this many items comes a pause: with a backlog, the event loop must not wait for the
+# interpreter.
 CHUNK = 8
 BREATH_S = 1e-4
 
@@ -44,14 +45,14 @@ class ExportWorker:
         self._thread.start()
 
     def put(self, item: Item) -> None:
-        """Never waits: when there is no room the item is dropped and counted."""
+        """Never waits: if there is no room the item is dropped and counted."""
         if len(self._items) >= BACKLOG:
             self.dropped += 1
         else:
             self._items.append(item)
 
     def end(self) -> None:
-        """Work off what waits and end."""
+        """Process the waiting items, then end."""
         self._ended.set()
         self._thread.join()
 
@@ -61,7 +62,7 @@ class ExportWorker:
         self.work_off()
 
     def work_off(self) -> None:
-        """Everything that waits; by one thread at a time."""
+        """Process all waiting items; only one thread at a time."""
         self._look_at_served()
         while self._items:
             with self.resources.still:
@@ -86,7 +87,7 @@ class ExportWorker:
     def _take_call(self, call: ObservedCall) -> None:
         place = self.resources.place(call.rows[0].stamp if call.rows else "")
         marks: Sequence[SpanMark | None] = [None] * (len(call.rows) + 1)
-        # A call without rows is worth a trace only to a caller that asked for one.
+        # A call without rows gets a trace only if its caller asked for one.
         wanted = call.trace is not None and (call.rows or call.caller is not None)
         if self.traces is not None and wanted and call.trace and call.trace.sampled:
             marks = self.traces.write_call(place.tracer, call, place.model)

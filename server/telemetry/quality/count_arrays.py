@@ -1,4 +1,4 @@
-"""Quality counts of many rows at once, and as bytes for the store."""
+"""Quality counts of many rows at once, and their form as bytes for the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_answers(
     confidence: Floats,
     predicted: Ints,
 ) -> None:
-    """Adds rows given by reliability bin, confidence and place of the predicted label."""
+    """Adds rows, given by reliability bin, confidence and index of the predicted label."""
     bins = counts.bins
     counts.n += np.bincount(places, minlength=bins)
     counts.confidence += np.bincount(places, confidence, bins)
@@ -38,7 +38,7 @@ def packed(counts: QualityCounts) -> bytes:
 
 
 def unpacked(blob: bytes, stick: Yardstick) -> QualityCounts:
-    """Raises ValueError when the bytes are not of this yardstick."""
+    """The counts. Raises ValueError when the bytes do not fit this yardstick."""
     counts = QualityCounts.of(stick)
     try:
         values = np.frombuffer(zlib.decompress(blob), dtype="<f8")

@@ -1,4 +1,5 @@
-"""When the answers got worse: estimated from confidence at once, realised when labels come."""
+"""Detects that answers got worse: estimated from confidence at once, realised when labels
+arrive."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from server.telemetry.drift.profile import Reliability
 from server.telemetry.findings import SEVERITIES, Finding
 from server.telemetry.quality.estimates import QualityCounts, Yardstick
 
-MIN_ANSWERS = 320  # as for drift: fewer are "insufficient"
+MIN_ANSWERS = 320  # as for drift: with fewer, the level is "insufficient"
 MIN_LABELLED = 100
-FALLS = (0.05, 0.10, 0.20)  # of accuracy below the reference's: warning, high, critical
+FALLS = (0.05, 0.10, 0.20)  # accuracy below that of the reference: warning, high, critical
 SIGMAS = 3.3  # one-sided p of 0.0005; ticks overlap, and one feature is tested all day
 HOLD_S = 3600.0
 

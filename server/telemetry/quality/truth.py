@@ -22,7 +22,7 @@ class Truth:
         return self.label, self.value, self.outcome
 
     def has(self, label: str, value: float | None, outcome: str) -> bool:
-        """Whether all of this is known already."""
+        """Whether all of this is already known."""
         return (
             label in ("", self.label)
             and value in (None, self.value)
@@ -42,7 +42,7 @@ def truth_of(rows: Iterable[tuple[str, float | None, str, str, float, float]]) -
         before = holds or Truth()
         dated = (observed_at, received_at)
         if before.label and label in ("", before.label):
-            dated = (before.observed_at, before.received_at)  # known since then
+            dated = (before.observed_at, before.received_at)  # known since the earlier one
         holds = Truth(
             label or before.label,
             before.value if value is None else value,

@@ -1,1 +1,1 @@
-"""What is counted and learned for each stamp."""
+"""The counts and the learned references of each stamp."""

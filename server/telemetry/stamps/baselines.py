@@ -1,6 +1,6 @@
-"""What live traffic is compared with: the bundle's reference, the previous stamp, the same hour of
-last week, or a pinned range. Counts of past hours are additive, so all but the previous
-stamp, whose cells are others, are sums of stored profiles."""
+"""The baselines for live traffic: the bundle's reference, the previous stamp, the same hour of last
+week, or a pinned range. Counts of past hours are additive, so all of them are sums of stored
+profiles, except that of the previous stamp, which has other cells."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
 WEEK_S = 7 * 86400
-PREVIOUS_ROWS = 20_000  # of the previous stamp, the latest
+PREVIOUS_ROWS = 20_000  # latest rows of the previous stamp
 
 
 class BadBaseline(TelemetryError):
-    """The name of a baseline that cannot be understood."""
+    """The name of a baseline is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _unix(text: str) -> float:
 
 
 class Baselines:
-    """Of all stamps; what is read from the store is kept for an hour."""
+    """The baselines of all stamps. What is read from the store is kept for an hour."""
 
     def __init__(self, choice: BaselineChoice, store: Store, counting: Counting) -> None:
         self._choice = choice
@@ -66,7 +66,7 @@ class Baselines:
         self._kept: dict[str, tuple[int, Mapping[int, Baseline]]] = {}
 
     def of(self, state: StampState, now: float) -> Mapping[int, Baseline]:
-        """By window."""
+        """The baseline of each window."""
         stamp, hour = state.bundle.stamp, int(now // HOUR_S)
         kept = self._kept.get(stamp)
         if kept is None or kept[0] != hour:
@@ -102,7 +102,7 @@ class Baselines:
         return total
 
     def _previous(self, state: StampState) -> dict[str, Ints]:
-        """The latest rows of the stamp that served before, counted in this one's cells; features
+        """The latest rows of the stamp that served before, counted in this stamp's cells; features
         are matched by name."""
         row = self._store.connection.execute(
             "SELECT s.id FROM stamp s JOIN profile p ON p.stamp_id = s.id WHERE s.id <> ?"

@@ -1,7 +1,7 @@
 """Adds batches of records to all sums: profiles, trailing windows, latency, quality.
 
-Memory only: nothing here can fail because a disk is full. Rows wait until `settle` counts them
-together; `flush` writes what changed. `Writer` decides when.
+It works in memory, so a full disk cannot make it fail. Rows wait until `settle` counts them
+together; `flush` writes what changed. TelemetryWriter decides when.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.telemetry.stamps.registry import StampRegistry
 from server.telemetry.stamps.stamp_state import StampState
 from server.telemetry.store.store import Store
 
-WARM_S = 2 * HOUR_S  # sums of hours older than this leave memory
+WARM_S = 2 * HOUR_S  # sums of hours older than this are removed from memory
 WARM_LATENCY_S = 120
 
 MOST_WAITING = 1024  # rows of a stamp that wait to be counted
@@ -34,7 +34,7 @@ HourKey = tuple[str, int, str]  # stamp, hour (unix s), slice
 
 
 class Counting:
-    """Rows of stamps that `states` cannot find are counted in the latency alone."""
+    """Rows of stamps that `states` cannot find are only counted in the latency."""
 
     def __init__(self, store: Store, states: StampRegistry) -> None:
         self._store = store
@@ -45,10 +45,10 @@ class Counting:
         self.embedding: OpenSums[tuple[str, int], Ints] = OpenSums(self._stored_embedding)
         self._fresh: set[LatencyKey] = set()
         self._waiting: dict[str, list[UncountedRow]] = {}  # by stamp
-        self.malformed = 0  # records whose features are not those of their stamp
+        self.malformed = 0  # records whose features do not fit their stamp
 
     def add(self, records: Sequence[Record], now: float) -> None:
-        """Counted in the latency at once, in all else by the next `settle`."""
+        """Count rows: in the latency at once, in all other sums at the next `settle`."""
         for record in records:
             key = key_of(record)
             self.latency.change(key).add(record)
@@ -64,7 +64,7 @@ class Counting:
                 self._settle(state, self._waiting.pop(stamp), now)
 
     def settle(self, now: float) -> None:
-        """Adds the rows that wait; call before anything is read."""
+        """Count the waiting rows; call it before anything is read."""
         waiting, self._waiting = self._waiting, {}
         for stamp, rows in waiting.items():
             state = self._states.find(stamp)
@@ -79,8 +79,8 @@ class Counting:
         self._add_profiles(state, rows, tags)
 
     def remember(self, records: Sequence[Record], now: float) -> None:
-        """Rows that the stored sums have already: for the last hour's window alone, which is not
-        stored. Only after a start."""
+        """Add rows that the stored sums already include, only to the last hour's window, which is
+        not stored. Call it only after a start."""
         for stamp, rows in by_stamp(records).items():
             state = self._states.find(stamp)
             if state is None:
@@ -123,7 +123,8 @@ class Counting:
     def _add_quality(
         self, state: StampState, rows: Sequence[UncountedRow], tags: Sequence[Sequence[str]]
     ) -> None:
-        """Only classification has a confidence that can turn out right or wrong."""
+        """Add rows to the quality counts: only classifications have a confidence that can prove
+        right or wrong."""
         judged = [i for i, row in enumerate(rows) if row.judged]
         if not judged:
             return
@@ -138,19 +139,19 @@ class Counting:
                 add_answers(counts, places[inside], confidence[inside], predicted[inside])
 
     def fresh_latency(self) -> list[LatencyRow]:
-        """The rows that changed since the last call, as they are now."""
+        """The rows that changed since the last call, with their current values."""
         fresh, self._fresh = self._fresh, set()
         found = [(key, self.latency.get(key)) for key in sorted(fresh)]
         return [sums.row(key) for key, sums in found if sums is not None]
 
     def quality_of(self, stamp: str, hour: int, name: str) -> QualityCounts:
-        """Open or stored; not to be changed."""
+        """The open or the stored counts; do not change them."""
         found = self.quality.get((stamp, hour, name))
         return found if found is not None else self._stored_quality((stamp, hour, name))
 
     def flush(self) -> None:
-        """Writes all that changed; inside a transaction of the caller's. Call `written` once that
-        is committed."""
+        """Write all changes, inside the caller's transaction. Call `written` once it is
+        committed."""
         for (stamp, hour, name), block in self.profiles.changed():
             state = self._states.find(stamp)
             if state is None:
@@ -176,7 +177,8 @@ class Counting:
         self.latency.put_away(lambda key: key.bucket_unix_s < now - WARM_LATENCY_S)
 
     def past(self, stamp: str, layout: BinLayout, hour: int) -> dict[str, Ints]:
-        """Flat counts of a whole hour (index, not seconds) by slice: open ones, else stored."""
+        """Flat counts of a whole hour (index, not seconds) by slice: the open ones, else the stored
+        ones."""
         found: dict[str, Ints] = {}
         for name, position, *sums, blob, crc in self._store.sums.profiles(stamp, hour * HOUR_S):
             flat = found.setdefault(name, np.zeros(layout.total, dtype=np.int64))
@@ -198,7 +200,8 @@ class Counting:
         return embedding.unpacked(self._store.sums.embedding(*key), size)
 
     def forget(self, stamp: str) -> None:
-        """Its features are counted in other cells from now on; write what is open first."""
+        """Forget a stamp's counts: its features will be counted in other cells. Write the open
+        counts first."""
         self.profiles.drop(lambda key: key[0] == stamp)
         self.quality.drop(lambda key: key[0] == stamp)
         self.embedding.drop(lambda key: key[0] == stamp)
@@ -210,7 +213,7 @@ class Counting:
             try:
                 counts = unpack_counts(blob, int(layout.sizes[position]), crc)
             except (ValueError, IndexError):
-                continue  # damaged, or of another schema: counted from zero
+                continue  # damaged, or of another schema: counting starts from zero
             layout.restore(block, position, Profile(counts, *sums))
         return block
 
@@ -228,7 +231,8 @@ class Counting:
             try:
                 return unpacked(blob, stick)
             except ValueError:
-                pass  # of another label set: a stamp cannot change its labels, but files can rot
+                # Of another label set: a stamp cannot change its labels, but a file can be damaged.
+                pass
         return QualityCounts.of(stick)
 
     def _state_of(self, stamp: str) -> StampState:

@@ -1,9 +1,9 @@
-"""Joins feedback to the predictions that it is about, whenever it arrives.
+"""Joins feedback to its predictions, whenever it arrives.
 
-Append-only: the label, the value and the outcome that hold are each those of the latest observation
-that names one, and of equals the one received last: what an event was worth is often known long
-after what it was. A correction subtracts what was counted for the feedback that it replaces, so
-the quality of the hour in which a prediction was made always reflects what is known now.
+Append-only: the current label, value and outcome are each those of the latest observation that
+gives one; among equal times the one received last counts. The value of an event is often known long
+after its label. A correction subtracts what was counted for the feedback it replaces, so the
+quality of the hour of a prediction always reflects the current knowledge.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from server.telemetry.quality.truth import Truth, truth_of
 from server.telemetry.store.store import Store, day_of
 
 TEXT = 1000  # characters of a label, outcome, source or key
-FUTURE_S = 86400.0  # an observation later than this after now is a wrong clock
+FUTURE_S = 86400.0  # an observation further in the future than this comes from a wrong clock
 MOST_OBSERVATIONS = 100  # observations of one prediction: a client in a loop must not fill the disk
-LARGEST_VALUE = 1e12  # beyond it sums would lose what smaller values add to them
+LARGEST_VALUE = 1e12  # larger values would swallow smaller ones in a sum
 
 JOINED, CORRECTED, DUPLICATE = "joined", "corrected", "duplicate"
 UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
@@ -27,7 +27,7 @@ UNKNOWN, EXPIRED, REFUSED = "unknown", "expired", "refused"
 
 @dataclass(frozen=True, slots=True)
 class FeedbackItem:
-    """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None = as the
+    """As in proto/inference.proto; `observed_at` in unix seconds, 0 = now; `value` None: the
     objective determines it."""
 
     prediction_id: str
@@ -53,7 +53,7 @@ class FeedbackResult:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What feedback needs of a stored prediction."""
+    """The fields of a stored prediction that feedback needs."""
 
     at: float
     stamp: str
@@ -61,22 +61,23 @@ class Answered:
     confidence: float
     slices: str  # JSON
     total_ms: float
-    judged: bool  # a classification that was answered: only those can be right or wrong
+    judged: bool  # an answered classification: only those can be right or wrong
 
 
 Measured = Callable[[Answered], tuple[Yardstick, list[QualityCounts]]]
 
 
 class Feedback:
-    """`measured` gives, for a prediction, the yardstick of its stamp and the quality counts of its
-    hour and slices, open for change. Runs on the writer thread, in a transaction of its own."""
+    """`measured` returns, for a prediction, the yardstick of its stamp and the quality counts of
+    its hour and slices, ready to be changed. Runs on the writer thread, in its own transaction."""
 
     def __init__(self, store: Store, measured: Measured) -> None:
         self._store = store
         self._measured = measured
 
     def take(self, items: Sequence[FeedbackItem], now: float) -> list[FeedbackResult]:
-        """One result an item, in order. Raises sqlite3.Error, after which nothing was taken."""
+        """One result for each item, in order. Raises sqlite3.Error, after which nothing was
+        stored."""
         changes: list[tuple[Answered, Truth | None, Truth]] = []
         with self._store.transaction():
             results = [self._one(item, now, changes) for item in items]
@@ -86,7 +87,7 @@ class Feedback:
         return results
 
     def recount(self, after_id: int) -> None:
-        """Counts again what came after the stored sums were last written."""
+        """Count again the feedback that came after the stored sums were last written."""
         rows = self._store.connection.execute(
             "SELECT DISTINCT prediction_id FROM feedback WHERE id > ?", (after_id,)
         ).fetchall()
@@ -122,7 +123,8 @@ class Feedback:
         before = self._holds(item.prediction_id)
         repeated = before is not None and before.has(item.label, item.value, item.outcome)
         if repeated and not (item.idempotency_key or item.observed_at):
-            return FeedbackResult(item.prediction_id, DUPLICATE)  # not even a later observation
+            # Not stored again, even with a later time.
+            return FeedbackResult(item.prediction_id, DUPLICATE)
         if self._observations(item.prediction_id) >= MOST_OBSERVATIONS:
             text = f"{MOST_OBSERVATIONS} observations of this prediction are kept, and no more"
             return _refused(item, "prediction_id", "TOO_MANY_OBSERVATIONS", text)
@@ -172,7 +174,7 @@ class Feedback:
         return None
 
     def _likely_days(self, prediction_id: str) -> list[str]:
-        """The day the id was made on first: one look-up finds nearly all."""
+        """The days to search, the one in which the id was made first: it contains nearly all."""
         days = self._store.days()[::-1]
         made = made_at(prediction_id)
         likely = day_of(made) if made is not None else ""
@@ -195,7 +197,7 @@ class Feedback:
         return int(found.fetchone()[0])
 
     def _holds(self, prediction_id: str, up_to: int | None = None) -> Truth | None:
-        """What is held to be true: of each part the latest observation, of equals the last
+        """The current truth: for each part the latest observation, among equal times the last
         received."""
         rows = self._store.connection.execute(
             "SELECT label, value, outcome, source, observed_at, received_at FROM feedback"
@@ -205,7 +207,7 @@ class Feedback:
         return truth_of(rows)
 
     def _append(self, item: FeedbackItem, observed_at: float, now: float, status: str) -> int:
-        """The row it became."""
+        """Store an item; returns the number of its row."""
         values = asdict(item) | {"observed_at": observed_at, "received_at": now, "status": status}
         done = self._store.connection.execute(
             f"INSERT INTO feedback ({', '.join(values)}) VALUES ({','.join('?' * len(values))})",
@@ -224,7 +226,7 @@ class Feedback:
 
 
 def made_at(prediction_id: str) -> float | None:
-    """Unix seconds of a UUID version 7 (RFC 9562), None for any other id."""
+    """The unix seconds in a UUID version 7 (RFC 9562), None for any other id."""
     try:
         return int(prediction_id[:12], 16) / 1000 if prediction_id[12:13] == "7" else None
     except ValueError:
@@ -255,8 +257,8 @@ def _refused(item: FeedbackItem, field: str, reason: str, message: str) -> Feedb
 
 
 def _true(stick: Yardstick, true: str, predicted: str) -> int:
-    """The place of the true label. Of labels the stamp does not have, only the one that was
-    answered (the request brought it) is right."""
+    """The index of the true label. If the stamp does not have the label, it is right only if it
+    equals the answered one (the request brought it)."""
     place = stick.label(true)
     if place == len(stick.labels) and true != predicted:
         return place + 1

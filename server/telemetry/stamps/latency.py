@@ -1,5 +1,5 @@
-"""Latency in ten-second buckets: a count in each of 64 log buckets and the sum of each stage, per
-stamp, modality mix and replica. Counts add up over time and servers; percentiles would not."""
+"""Latency in ten-second buckets: a count in each of 64 log buckets and the sum of each stage, for
+each stamp, modality mix and replica. Counts add up over time and servers; percentiles would not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from server.telemetry.record import Record
 from server.telemetry.rows import Exemplar, LatencyRow
 
 WIDTH_S = 10
-WIDE_S = 300  # what ten-second rows become when they are old
+WIDE_S = 300  # width of the rows that replace old ten-second rows
 BUCKETS = 64
 FIRST_MS = 0.25
-EXEMPLARS = 4  # the slowest request of each of the highest buckets
+EXEMPLARS = 4  # kept for each row: the slowest request of each of the highest buckets
 
 
 class LatencyKey(NamedTuple):

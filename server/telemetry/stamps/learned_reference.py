@@ -61,7 +61,7 @@ def learn(state: StampState, store: Store, now: float) -> bytes | None:
 def learn_slices(
     state: StampState, store: Store, counting: Counting, now: float
 ) -> Baseline | None:
-    """The baseline with what was learnt of slices that had none; None when nothing is new."""
+    """The baseline with the slices learned since; None if there are no new ones."""
     known = state.learnt or bundle_baseline(state.layout)
     if state.reference.learning:
         return None
@@ -112,7 +112,7 @@ def _feature(column: NDArray[np.float32], spec: FeatureSpec) -> dict[str, Any]:
         "groups": groups.tolist(),
         "discrete": False,
         "n": len(finite),
-        # Without the mixes a value that is absent cannot be distinguished from a missing one.
+        # Without the mixes an absent value cannot be distinguished from a missing one.
         "missing": 0,
         "nonfinite": int(np.isinf(column).sum()),
         "deff": 1.0,  # live traffic measures its own (drift/design_effect.py)

@@ -1,7 +1,7 @@
-"""Sums that are being added to, by key: kept in memory while they are warm, absolute in the store.
+"""Sums in use, by key: kept in memory while they are warm, stored as absolute values.
 
-A key that was put away and comes back (a late row, a late label) is read from the store first, so
-that what is written is always the whole sum.
+A key that was removed from memory and returns (a late row, a late label) is first read from the
+store, so that the whole sum is written each time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Sum = TypeVar("Sum")
 
 
 class OpenSums(Generic[Key, Sum]):
-    """`read` gives the stored sum of a key, or a new one."""
+    """`read` returns the stored sum of a key, or a new one."""
 
     def __init__(self, read: Callable[[Key], Sum]) -> None:
         self._read = read
@@ -22,7 +22,7 @@ class OpenSums(Generic[Key, Sum]):
         self._changed: set[Key] = set()
 
     def change(self, key: Key) -> Sum:
-        """The sum, about to be added to."""
+        """The sum, to be added to."""
         found = self._open.get(key)
         if found is None:
             found = self._open[key] = self._read(key)
@@ -43,17 +43,17 @@ class OpenSums(Generic[Key, Sum]):
         return [(key, self._open[key]) for key in self._changed]
 
     def written(self) -> None:
-        """All that `changed` gave is in the store now."""
+        """Everything that `changed` returned is now in the store."""
         self._changed.clear()
 
     def drop(self, gone: Callable[[Key], bool]) -> None:
-        """Forgets these, written or not."""
+        """Remove these sums from memory, written or not."""
         for key in [k for k in self._open if gone(k)]:
             del self._open[key]
             self._changed.discard(key)
 
     def put_away(self, cold: Callable[[Key], bool]) -> None:
-        """Forgets what is cold and unchanged since it was written."""
+        """Remove cold sums that have not changed since they were written."""
         for key in [k for k in self._open if k not in self._changed and cold(k)]:
             del self._open[key]
 

@@ -1,7 +1,8 @@
-"""What counting keeps of a record until enough of them are there to be counted together.
+"""The slim form of a record that waits until enough records can be counted together.
 
-Adding thirty rows to all sums costs nearly what three hundred cost, and a record holds its payload:
-so rows wait a moment, in this slim form. They are in the store by then, where a start finds them.
+Adding thirty rows to all sums costs nearly as much as three hundred, and a record holds its
+payload. So rows wait briefly in this form. By then they are in the store, where the next start
+finds them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Rows = NDArray[np.int64]
 
 
 class UncountedRow(NamedTuple):
-    """Fields as in Record; `judged`: an answer whose confidence can turn out right or wrong."""
+    """Fields as in Record; `judged`: an answer whose confidence can prove right or wrong."""
 
     at: float
     mix: str
@@ -50,14 +51,14 @@ def by_stamp(records: Iterable[Record]) -> dict[str, list[UncountedRow]]:
 
 
 def grouped(keys: Sequence[int]) -> Iterable[tuple[int, Rows]]:
-    """(key, rows that have it), usually a single one."""
+    """(key, its rows), usually a single pair."""
     array = np.array(keys, dtype=np.int64)
     for key in np.unique(array):
         yield int(key), np.flatnonzero(array == key)
 
 
 def slices_of(tags: Sequence[Sequence[str]], rows: Rows) -> Iterable[tuple[str, Rows]]:
-    """All the rows as "", then those of each slice."""
+    """All rows under "", then the rows of each slice."""
     yield "", rows
     found: dict[str, list[int]] = {}
     for row in rows.tolist():

@@ -1,6 +1,6 @@
-"""The stamps telemetry knows: those that serve now, and earlier ones when something about them
-arrives late. What a bundle was is kept in the store, so that neither a restart nor a deploy leaves
-feedback without a yardstick."""
+"""The stamps that telemetry knows: those that serve now, and earlier ones about which something
+arrives late. The files of a bundle are kept in the store, so that feedback finds its yardstick
+after a restart or a deploy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from server.telemetry.stamps.stamp_state import PastCounts, StampState
 from server.telemetry.store.store import Store
 
 REMEMBERED_S = 4 * 3600  # how far back confirmation looks
-MOST = 8  # in memory at a time
+MOST = 8  # stamps in memory at a time
 
 
 class StampRegistry(Mapping[str, StampState]):
-    """By stamp. Only the writer's thread changes it."""
+    """Stamp -> state. Only the writer's thread changes it."""
 
     def __init__(self, store: Store, past: PastCounts, tick_s: float) -> None:
         self._store = store
@@ -36,7 +36,7 @@ class StampRegistry(Mapping[str, StampState]):
         return len(self._states)
 
     def adopt(self, bundle: BundleFiles, now: float) -> StampState:
-        """Takes in a bundle, whatever was known of its stamp before. Raises ReferenceRefused or
+        """Take over a bundle, replacing what was known of its stamp. Raises ReferenceRefused or
         ObjectiveRefused, after which nothing has changed."""
         bundle = self.with_learnt(bundle)
         known = self._states.get(bundle.stamp)
@@ -51,7 +51,8 @@ class StampRegistry(Mapping[str, StampState]):
         return state
 
     def with_learnt(self, bundle: BundleFiles) -> BundleFiles:
-        """A bundle without a reference, with the one its traffic has made, if it has."""
+        """For a bundle without a reference, the bundle with the reference learned from its traffic,
+        if there is one."""
         if bundle.reference:
             return bundle
         kept = self._kept(bundle.stamp)
@@ -60,7 +61,7 @@ class StampRegistry(Mapping[str, StampState]):
         return replace(bundle, reference=kept.reference)
 
     def find(self, stamp: str) -> StampState | None:
-        """A stamp known before, from the store if need be."""
+        """A known stamp, read from the store if necessary."""
         if stamp not in self._states:
             bundle = self._kept(stamp)
             if bundle is None:
@@ -84,7 +85,7 @@ class StampRegistry(Mapping[str, StampState]):
             state.detector.restore(self._store.judgements.levels(stamp, since))
 
     def meet(self, stamp: str, schema: tuple[FeatureSpec, ...], now: float) -> StampState:
-        """A stamp that a record brought: as it is known, or without a reference."""
+        """The state of a stamp that a record named: the known one, or one without a reference."""
         state = self.find(stamp)
         if state is None or (schema and not state.bundle.schema):
             before = state.bundle if state else BundleFiles(stamp)

@@ -21,7 +21,7 @@ from server.telemetry.rows import FeatureRow
 from server.telemetry.slices.names import SliceNames
 from server.telemetry.stamps.pending_rows import UncountedRow
 
-SENT = ("text", "image", "audio")  # a NaN of these is missing only where the mix names them
+SENT = ("text", "image", "audio")  # a NaN of these is missing only if the mix names the modality
 ALWAYS = "request"
 
 
@@ -53,7 +53,7 @@ class StampState:
             layout.total, lambda hour: past.profiles(bundle.stamp, layout, hour)
         )
         self.detector = DriftDetector(bundle.stamp, self.layout, self.windows, tick_s)
-        self.learnt: Baseline | None = None  # the baseline, once slices have been learnt
+        self.learnt: Baseline | None = None  # the baseline, once slices have been learned
         self.embedding: EmbeddingSums | None = None
         self.embedding_detector: EmbeddingDetector | None = None
         if self.reference.embedding is not None:
@@ -94,7 +94,7 @@ class StampState:
         return len(row.features) == 4 * len(self.reference.features)
 
     def code(self, rows: Sequence[UncountedRow]) -> BinnedRows:
-        """Rows that fit, as bin numbers."""
+        """Rows that fit the schema, as bin numbers."""
         matrix = np.frombuffer(b"".join([row.features for row in rows]), dtype="<f4")
         expected = np.stack([self._expects(row.mix) for row in rows])
         return self.layout.code(matrix.reshape(len(rows), -1), expected)

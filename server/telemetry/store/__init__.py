@@ -1,1 +1,1 @@
-"""Everything that knows SQLite."""
+"""All modules that use SQLite."""

@@ -1,6 +1,6 @@
-"""Opens telemetry.db, whatever state it is in: a damaged file is set aside, never deleted, and a
-new one begun, because predictions must continue. A file that is only locked, or on a full disk, is
-left in its place: it is the history that the next start continues with."""
+"""Opens telemetry.db, whatever its state. A damaged file is set aside, never deleted, and a new one
+is created, because predictions must continue. A file that is only locked, or on a full disk, stays
+where it is: the next start continues with its history."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 
 NAME = "telemetry.db"
 LOCK = "telemetry.lock"
-SPARE = "trefoil-telemetry-"  # how temporary folders are called
+SPARE = "trefoil-telemetry-"  # prefix of temporary folders
 SPARE_S = 3600.0  # an unused one is kept this long, for inspection
-CHECKED_BYTES = 256 << 20  # larger files are not read through at start: 1 s for each GB
+# Larger files are not read completely at start: that takes 1 s for each GB.
+CHECKED_BYTES = 256 << 20
 BUSY_MS = 5000
-# The file may be as good as ever: another program holds it, or the disk has no room or no answer.
+# The file may be intact: another program holds it, or the disk is full or does not answer.
 NOT_DAMAGED = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -43,14 +44,14 @@ NOT_DAMAGED = {
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """`trouble` is "" or one sentence on why this is not the file that was asked for."""
+    """`trouble` is "" or one sentence on why this is not the requested file."""
 
     connection: sqlite3.Connection
     path: Path
     trouble: str
-    lock: BinaryIO  # closing it lets another server in
+    lock: BinaryIO  # closing it releases the lock for another server
     file: tuple[int, int]  # device and inode
-    temporary: bool = False  # in a folder that the next start does not look into
+    temporary: bool = False  # in a folder that the next start does not use
 
     @property
     def there(self) -> bool:
@@ -58,7 +59,7 @@ class Opened:
         return _identity(self.path) == self.file
 
     def close(self) -> None:
-        """Again: does nothing. A temporary folder stays when it holds a prediction."""
+        """A temporary folder stays if it holds a prediction. Further calls do nothing."""
         empty = self.temporary and _holds_nothing(self.connection)
         self.connection.close()
         self.lock.close()
@@ -88,8 +89,8 @@ def open_database(folder: Path, now: float) -> Opened:
 
 
 def _clear_spares() -> None:
-    """What earlier servers of this user kept in temporary folders: with a server that is started
-    again and again beside a folder it cannot write to, they would fill the disk."""
+    """Remove the temporary folders of earlier servers of this user: a server that restarts
+    repeatedly beside a folder it cannot write to would fill the disk."""
     for folder in Path(tempfile.gettempdir()).glob(SPARE + "*"):
         with suppress(OSError):
             found = folder.lstat()
@@ -104,11 +105,11 @@ def _holds_nothing(connection: sqlite3.Connection) -> bool:
     try:
         return connection.execute(kept).fetchone() is None
     except sqlite3.Error:
-        return False  # it is closed, or cannot be read: look at it by hand
+        return False  # it is closed, or cannot be read: leave it for inspection
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can only read; its rows can be read by name."""
+    """A read-only connection; its rows have names."""
     connection = sqlite3.connect(
         f"file:{path}?mode=ro", uri=True, timeout=BUSY_MS / 1000, check_same_thread=False
     )
@@ -118,8 +119,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def require_current(path: Path) -> None:
-    """Raises sqlite3.DatabaseError for a file that no server of this version has opened yet: it
-    lacks tables or columns that its rows are read by."""
+    """Raises sqlite3.DatabaseError for a file that no server of this version has opened yet, as it
+    lacks tables or columns."""
     with closing(open_reader(path)) as connection:
         if migrations.pending(Database(connection)) or any(missing_columns(connection)):
             raise sqlite3.DatabaseError(
@@ -129,8 +130,8 @@ def require_current(path: Path) -> None:
 
 
 def set_aside(folder: Path, now: float, reason: str) -> str:
-    """Renames the file and its log, for later inspection; logs it. The file must be
-    closed. Raises OSError."""
+    """Rename the file and its log for later inspection, and log it. The file must be closed. Raises
+    OSError."""
     aside = f"telemetry.unusable-{int(now)}.db"
     for ending in ("", "-wal", "-shm"):
         if (old := folder / (NAME + ending)).exists():
@@ -153,7 +154,7 @@ def _open_or_set_aside(folder: Path, now: float) -> Opened:
 
 
 def _passes(fault: sqlite3.Error) -> bool:
-    """Whether the fault is of the moment and not of the file."""
+    """Whether the error is temporary, and not one of the file."""
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF in NOT_DAMAGED
 
 
@@ -171,8 +172,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[BinaryIO]:
-    """Held on unless what it is for fails. Raises OSError when another server writes here: two
-    writers would count twice."""
+    """A lock that stays held unless the code inside fails. Raises OSError when another server
+    writes here: two writers would count twice."""
     with ExitStack() as unless_opened:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         lock = unless_opened.enter_context(os.fdopen(descriptor, "rb"))
@@ -198,7 +199,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # effective only before the first table
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise sqlite3.OperationalError("no write-ahead log on this file system")
     connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,6 +1,6 @@
-"""What a filter line means in telemetry.db: SQL over the prediction tables of reader.py (alias p,
-the true label of alias t, the stamp of alias s), and a check of the features, which are one blob.
-"""
+"""Translates a filter line for telemetry.db: SQL over the prediction tables of reader.py (alias p,
+the true label of alias t, the stamp of alias s), and a check of the features, which are one
+blob."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXTS = {
     name: f"ifnull(p.{name}, '')"
     for name in ("label", "mix", "task", "error", "client", "session", "prediction_id", "trace_id")
 } | {"true_label": _TRUE, "stamp": "s.hex"}
-# A request that no replica took has -1; on the wire and in the console it is 0.
+# A request that no replica took has -1; in messages and in the console it is 0.
 _NUMBERS = {name: f"p.{name}" for name in NUMBERS.values()} | {"replica": "max(p.replica, 0)"}
 _FLAGS = {
     "error": "p.error != ''",
@@ -29,8 +29,8 @@ _FLAGS = {
 
 
 def where(clauses: Sequence[Clause]) -> tuple[str, tuple[str | float, ...]]:
-    """The condition of all clauses but those about features, and its parameters. Raises BadFilter
-    for what one server's file does not contain."""
+    """The condition of all clauses except those about features, and its parameters. Raises
+    BadFilter for fields that one server's file does not contain."""
     parts, values = ["1"], []  # type: list[str], list[str | float]
     for clause in clauses:
         if clause.kind == "feature":
@@ -59,8 +59,8 @@ def _condition(clause: Clause) -> tuple[str, list[str | float]]:
 def feature_check(
     connection: sqlite3.Connection, clauses: Sequence[Clause]
 ) -> Callable[[int, bytes], bool]:
-    """Whether a row (its stamp_id, its features) passes the clauses about features. A feature the
-    stamp does not have satisfies none. Raises BadFilter."""
+    """A function that checks whether a row (its stamp_id, its features) satisfies the clauses about
+    features. A feature that the stamp does not have satisfies none. Raises BadFilter."""
     wanted = [clause for clause in clauses if clause.kind == "feature"]
     if not wanted:
         return lambda stamp_id, blob: True

@@ -1,4 +1,5 @@
-"""Rows of a span of time out of telemetry.db, a reader a kind, over a read-only connection."""
+"""Reads rows of a time span from telemetry.db, one function for each kind, over a read-only
+connection."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class TimeSpan:
 
 
 def _features(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
-    """Of every stamp: profiles and drift of the span cannot be read without."""
+    """The features of every stamp: profiles and drift of the span cannot be read without them."""
     for row in connection.execute(
         "SELECT f.*, s.hex AS stamp FROM feature f JOIN stamp s ON s.id = f.stamp_id"
         " ORDER BY f.stamp_id, f.position"
@@ -73,7 +74,7 @@ def _profiles(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
         try:
             counts = unpack_counts(row["counts"], row["cells"], row["crc"])
         except ValueError:
-            continue  # damaged on disk: no row is better than a wrong one
+            continue  # damaged on disk: leave the row out
         names = ("missing", "nonfinite", "absent", "sum", "sum_squares", "min", "max")
         profile = Profile(counts, *(row[name] for name in names))
         where = (row["stamp"], row["feature"], row["slice"], row["hour"])
@@ -108,8 +109,8 @@ def _drift(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
 
 
 def _alerts(connection: sqlite3.Connection, span: TimeSpan) -> Iterator[Row]:
-    """Every alert that was open at some time of the span. One that lasts is stored when it began
-    and at each step, not while nothing happens to it."""
+    """Every alert that was open at some time in the span. A lasting alert is stored when it begins
+    and at each step, not in between."""
     for row in connection.execute(
         "SELECT row FROM alert"
         " WHERE last_unix_ms >= ? OR json_extract(row, '$.state') <> 'resolved'"

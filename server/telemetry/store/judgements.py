@@ -1,5 +1,5 @@
-"""The stored judgements: drift scores, alerts with their history, silences, notes, deploys. Part of
-`Store`, on its connection."""
+"""The stored results of evaluations and decisions: drift scores, alerts with their history,
+silences, notes, deploys. Part of `Store`, on its connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JudgementStore:
         )
 
     def levels(self, stamp: str, since_ms: int) -> list[tuple[int, str, str, int, str]]:
-        """(tick, feature, slice, window, level) as they were judged, oldest first."""
+        """(tick, feature, slice, window, level) as evaluated, oldest first."""
         return self._connection.execute(
             "SELECT d.tick_unix_ms, d.feature, d.slice, d.window_s, d.level FROM drift d"
             " JOIN stamp s ON s.id = d.stamp_id WHERE d.tick_unix_ms >= ? AND s.hex = ?"
@@ -41,7 +41,7 @@ class JudgementStore:
         ).fetchall()
 
     def put_alert(self, row: AlertRow) -> None:
-        """The alert as it is now, and the steps of its history that are not there yet."""
+        """Store the current alert, and the steps of its history that are not stored yet."""
         self._connection.execute(
             "INSERT OR REPLACE INTO alert VALUES (?, ?, ?)",
             (row.id, row.last_unix_ms, json.dumps({**asdict(row), "history": []})),
@@ -68,7 +68,7 @@ class JudgementStore:
         )
 
     def annotations(self, limit: int) -> list[AnnotationRow]:
-        """The latest by the time they are about, oldest first."""
+        """The notes about the latest times, oldest first."""
         rows = self._connection.execute(
             "SELECT row FROM annotation ORDER BY at_unix_ms DESC LIMIT ?", (limit,)
         ).fetchall()
@@ -81,7 +81,7 @@ class JudgementStore:
         )
 
     def alerts(self, limit: int = 200) -> list[AlertRow]:
-        """The latest, each with its history."""
+        """The latest alerts, each with its history."""
         found = self._connection.execute(
             "SELECT row FROM alert ORDER BY last_unix_ms DESC LIMIT ?", (limit,)
         ).fetchall()

@@ -1,13 +1,13 @@
-"""Kept payloads encrypted at rest: AES-256-GCM (NIST SP 800-38D) with keys from one file.
+"""Encrypts kept payloads at rest: AES-256-GCM (NIST SP 800-38D) with keys from one file.
 
-The first key of the file encrypts; every key of it decrypts, so a key is replaced by putting a new
-one above it and removed when its payloads are older than `--keep-days`. A stored payload is
+The first key of the file encrypts; every key in it decrypts. So a key is replaced by a new one
+above it, and removed once its payloads are older than `--keep-days`. A stored payload is
 
     "TFP1" | key id, 8 bytes | nonce, 12 random bytes | ciphertext and tag
 
-with the prediction's id as associated data: a payload moved to another row does not decrypt. No
-serialized Example begins with these letters ("T" would be the end of a group, which proto3 has
-not), so payloads from before the first key are still read.
+with the prediction's id as associated data: a payload moved to another row does not decrypt. A
+serialized Example never begins with these letters ("T" would be the end of a group, which proto3
+does not have), so payloads from before the first key can still be read.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MAKE = "(umask 077; openssl rand -hex 32 > FILE)"
 
 
 class KeyFileInvalid(Exception):
-    """The file of keys cannot be used: which line or right, and the remedy."""
+    """The key file cannot be used. The message names the line or the permission, and the remedy."""
 
 
 class PayloadLocked(Exception):
-    """A payload that cannot be read here, and why."""
+    """A payload that cannot be read here; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadKey:
-    """`id` is public: it stands in front of each payload."""
+    """`id` is public: it is stored in front of each payload."""
 
     id: bytes
     secret: bytes
@@ -53,7 +53,7 @@ class PayloadKey:
 
 @dataclass(frozen=True, slots=True)
 class PayloadKeys:
-    """Newest first; none: payloads are stored as they are."""
+    """Newest first; without keys, payloads are stored unencrypted."""
 
     keys: tuple[PayloadKey, ...] = ()
 
@@ -65,7 +65,8 @@ class PayloadKeys:
         return MAGIC + key.id + nonce + bytes(sealed)
 
     def open(self, prediction_id: str, stored: bytes) -> bytes:
-        """Raises PayloadLocked without the key, or for bytes that were changed."""
+        """The decrypted payload. Raises PayloadLocked without the key, or for bytes that were
+        changed."""
         if not stored.startswith(MAGIC):
             return stored
         from cryptography.exceptions import InvalidTag
@@ -89,7 +90,7 @@ NO_KEYS: Final = PayloadKeys()
 
 
 def read(path: Path) -> PayloadKeys:
-    """One key a line, 64 hex digits, newest first; lines that begin with # are comments.
+    """One key on each line, 64 hex digits, newest first; lines that begin with # are comments.
 
     Raises KeyFileInvalid, also for a file that others may read; OSError.
     """
@@ -108,7 +109,7 @@ def read(path: Path) -> PayloadKeys:
         word = line.strip()
         if not word or word.startswith("#"):
             continue
-        if not _KEY.match(word):  # the line itself is not repeated: it may be nearly a key
+        if not _KEY.match(word):  # the line is not repeated in the message: it may be nearly a key
             raise KeyFileInvalid(f"{path}, line {number}: a key is 64 hex digits; make one: {MAKE}")
         keys.append(PayloadKey.of(bytes.fromhex(word)))
     if not 1 <= len(keys) <= MOST_KEYS:

@@ -1,7 +1,7 @@
 """Reads telemetry.db beside the writer: samples, history, tables for the slice search, export.
 
-Every call opens its own read-only connection, so any thread may call at any time and nothing here
-can hold the writer up for longer than one page of the log.
+Every call opens its own read-only connection, so any thread may call at any time, and the writer
+never waits longer than for one page of the log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MOST_SAMPLES = 1000
 
 
 class Reader:
-    """`path` is asked each time: a damaged file may have been replaced. `keys` decrypt payloads."""
+    """`path` is called each time, as a damaged file may have been replaced. `keys` decrypt
+    payloads."""
 
     def __init__(self, path: Callable[[], Path], keys: PayloadKeys = NO_KEYS) -> None:
         self._path = path
@@ -36,7 +37,7 @@ class Reader:
     def samples(
         self, line: str = "", span: TimeSpan | None = None, limit: int = 100, payload: bool = False
     ) -> list[PredictionRow]:
-        """The latest that pass the filter line, newest first. Raises BadFilter."""
+        """The latest rows that match the filter line, newest first. Raises BadFilter."""
         wanted = parse_filter(line)
         limit = min(max(limit, 1), MOST_SAMPLES)
         found: list[PredictionRow] = []
@@ -55,7 +56,7 @@ class Reader:
         return found
 
     def by_id(self, ids: Sequence[str], payload: bool = False) -> list[PredictionRow]:
-        """In the order asked for; unknown ones left out."""
+        """The rows in the requested order, without unknown ones."""
         found = {}
         with closing(open_reader(self._path())) as connection:
             for day in days_of(connection):
@@ -68,7 +69,7 @@ class Reader:
         return [found[i] for i in ids if i in found]
 
     def export(self, span: TimeSpan, line: str = "") -> Iterator[PredictionRow]:
-        """Everything in a span, oldest first, without payloads. Raises BadFilter."""
+        """All rows in a span, oldest first, without payloads. Raises BadFilter."""
         wanted = parse_filter(line)
         with closing(open_reader(self._path())) as connection:
             check = feature_check(connection, wanted)
@@ -81,8 +82,8 @@ class Reader:
                         yield prediction_of(row, self._keys)
 
     def history(self, span: TimeSpan, kinds: Sequence[str] = ()) -> Iterator[Row]:
-        """Rows of a span, oldest first within each kind; quality comes from `Telemetry`, which
-        knows what the stored sums are measured with."""
+        """Rows of a span, oldest first within each kind. Quality comes from `Telemetry`, which
+        knows the yardsticks of the stored sums."""
         with closing(open_reader(self._path())) as connection:
             for kind, read in HISTORY.items():
                 if not kinds or kind in kinds:

@@ -1,10 +1,11 @@
-"""Keeps telemetry.db within its age and size.
+"""Keeps telemetry.db within its limits of age and size.
 
-Old things go a day at a time, oldest first, and at most one day of predictions a pass: a clock that
-jumps ahead for an hour must not empty the store. When the file is still too large, kept payloads go
-before predictions, predictions before hours of profiles; today's rows go last, the oldest of the
-client that has most of them, so that a flood of one client takes its own place. Feedback beyond a
-quarter of the size goes first of all, the oldest first.
+Old rows are deleted a day at a time, oldest first, and at most one day of predictions in each pass:
+a clock that jumps ahead for an hour must not empty the store. If the file is still too large, kept
+payloads are deleted before predictions, and predictions before hours of profiles. Today's rows come
+last, starting with the oldest of the client that has most of them, so that a flood by one client
+only displaces its own rows. Feedback beyond a quarter of the size is deleted first of all, oldest
+first.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from server.telemetry.store.store import Store, day_of
 
 HOUR_S, DAY_S = 3600, 86400
 CHUNK_ROWS = 5000
-CLOCK_STEP_S = 3600.0  # smaller steps do not matter to ages in days
-PAGES_FREED = 2000  # given back to the file system in one go; 8 MB
-ROOM_AGAIN = 0.95  # of the size is left when rows of today had to go
-SAMPLED_ROWS = 2000  # of a day, to see whose they are; 40 ms
-ROW_EXTRA_BYTES = 400  # of a row: its numbers, short texts and keys in the indexes
-FEEDBACK_SHARE = 0.25  # of the size
-FEEDBACK_SAMPLE = 1000  # newest rows, of which the size of one is taken
-FEEDBACK_EXTRA_BYTES = 150  # of a row: its numbers, its keys in the indexes and in `truth`
+CLOCK_STEP_S = 3600.0  # smaller steps do not matter for ages in days
+PAGES_FREED = 2000  # pages returned to the file system at once; 8 MB
+ROOM_AGAIN = 0.95  # share of the size limit to reach once rows of today must be deleted
+SAMPLED_ROWS = 2000  # rows of a day, to estimate each client's share; 40 ms
+ROW_EXTRA_BYTES = 400  # of each row: its numbers, short texts and keys in the indexes
+FEEDBACK_SHARE = 0.25  # of the size limit
+FEEDBACK_SAMPLE = 1000  # newest rows, from which the size of one is estimated
+FEEDBACK_EXTRA_BYTES = 150  # of each row: its numbers, its keys in the indexes and in `truth`
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
-    """Ages in days, size in bytes of the whole file."""
+    """Ages in days; size of the whole file in bytes."""
 
     predictions_days: float = 7.0
     payload_days: float = 7.0
-    latency_fine_days: float = 2.0  # ten-second rows become five-minute ones
+    latency_fine_days: float = 2.0  # ten-second rows are then merged into five-minute ones
     latency_days: float = 30.0
     profile_days: float = 90.0
     drift_days: float = 90.0
@@ -50,7 +51,7 @@ class Retention:
 
     def sweep(self, now: float, trusted: bool = True) -> list[str]:
         """One pass; returns what it deleted, for the log. Without a `trusted` clock nothing is
-        deleted for its age."""
+        deleted because of its age."""
         gone = self._by_age(now) if trusted else []
         gone += self.fit(now)
         if trusted:
@@ -60,11 +61,13 @@ class Retention:
         return gone
 
     def fit(self, now: float) -> list[str]:
-        """Makes room until the size is kept; cheap when it is. Returns what went, for the log."""
+        """Delete rows until the size limit is met; cheap if it already is. Returns what it deleted,
+        for the log."""
         if max(self._store.file_bytes(), self._store.bytes()) <= self._limits.max_bytes:
             return []
         gone = self._by_size(now)
-        # Deleted pages are used again before the file grows, but what it grew to is on the disk.
+        # Deleted pages are reused before the file grows, but the file keeps its largest size on
+        # disk.
         self._store.connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
         self._store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone
@@ -101,8 +104,8 @@ class Retention:
         return gone
 
     def _delete(self, table: str, column: str, before: float) -> int:
-        """One chunk: the writer has other things to do."""
-        # Tables WITHOUT ROWID are deleted from by range; their hours are small.
+        """Delete one chunk, as the writer has other work."""
+        # Tables WITHOUT ROWID are deleted by range, as their hours are small.
         keyed = table in ("profile", "profile_embedding", "quality", "latency")
         where = f"{column} < ?"
         if keyed:
@@ -116,8 +119,8 @@ class Retention:
             return connection.execute(f"DELETE FROM {table} WHERE {where}", (before,)).rowcount
 
     def _roll_latency(self, now: float) -> None:
-        """Ten-second rows that are old become five-minute ones, an hour of them a pass; nothing
-        but the resolution is lost."""
+        """Merge old ten-second rows into five-minute rows, one hour of them in each pass; only the
+        resolution is lost."""
         first = self._store.connection.execute(
             "SELECT min(bucket) FROM latency WHERE width_s = ?", (WIDTH_S,)
         ).fetchone()[0]
@@ -170,7 +173,7 @@ class Retention:
         return [f"{rows} observations"] if rows else []
 
     def _feedback_bytes(self) -> float:
-        """Of all, from how many there are and how large the newest are."""
+        """Bytes of all feedback, from its number of rows and the size of the newest ones."""
         first, last = self._store.connection.execute(
             "SELECT min(id), max(id) FROM feedback"
         ).fetchone()
@@ -230,7 +233,7 @@ class Retention:
 
     def _largest_client(self, day: str) -> tuple[str, float, float] | None:
         """The client whose rows of a day take most, by how many bytes more than those of the next
-        one (a tenth at least), and the bytes of one row; from a sample of the rows."""
+        one (at least a tenth), and the bytes of one row; estimated from a sample of the rows."""
         first, last = self._store.connection.execute(
             f"SELECT min(id), max(id) FROM prediction_{day}"
         ).fetchone()
@@ -245,7 +248,7 @@ class Retention:
             f" WHERE id IN ({','.join(map(str, drawn))})"
         ):
             taken.setdefault(client, []).append(size or ROW_EXTRA_BYTES)
-        if not taken:  # mostly gaps: all of it is little
+        if not taken:  # mostly gaps: the rows are few
             (client,) = self._store.connection.execute(
                 f"SELECT client FROM prediction_{day} WHERE id = ?", (first,)
             ).fetchone()
@@ -258,16 +261,17 @@ class Retention:
 
 @dataclass(slots=True)
 class ClockSteps:
-    """Notices that the wall clock was set: it advanced more, or less, than the monotonic clock.
+    """Detects that the wall clock was set: it advanced more, or less, than the monotonic clock.
 
-    `speed`: unix seconds that pass in one of the monotonic clock, for a simulated clock."""
+    `speed`: unix seconds that pass in one second of the monotonic clock, for a simulated clock.
+    """
 
     speed: float = 1.0
     _seen: tuple[float, float] | None = field(default=None, init=False)
 
     def step(self, now: float, monotonic: float) -> float:
-        """By how many seconds the clock was moved since the last look; 0.0 when by less than an
-        hour, which is no matter to anything that is counted in days."""
+        """By how many seconds the clock was set since the last call; 0.0 for less than an hour,
+        which does not matter for ages in days."""
         before, self._seen = self._seen, (now, monotonic)
         if before is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""Rows as the store keeps them, and back."""
+"""Converts rows to their form in the store, and back."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def deploy_of(content: Mapping[str, Any]) -> DeployRow:
 
 
 def drift_of(values: Sequence[Any], stamp: str) -> DriftRow:
-    """`values` in the order of the table."""
+    """`values` are in the order of the table."""
     return DriftRow(values[0], stamp, *values[2:])
 
 
@@ -79,7 +79,7 @@ def latency_tuple(row: LatencyRow, stamp_id: int) -> tuple[Any, ...]:
 
 
 def latency_of(values: Sequence[Any], stamp: str) -> LatencyRow:
-    """Reverse of `latency_tuple`."""
+    """The inverse of `latency_tuple`."""
     bucket, width_s, _, mix, replica, requests, errors, counts, *rest = values
     *times, batch_rows, exemplars = rest
     return LatencyRow(

@@ -11,7 +11,7 @@ from server.telemetry.outputs import OUTPUTS
 
 migrations = Migrations("telemetry")
 
-# One prediction table a UTC day, so that the oldest day is dropped at once, not row by row.
+# One prediction table for each UTC day, so that the oldest day is dropped at once, not row by row.
 PREDICTION_COLUMNS = (
     ("prediction_id", "TEXT NOT NULL"),
     ("at", "REAL NOT NULL"),
@@ -41,12 +41,12 @@ PREDICTION_COLUMNS = (
     ("kept", "INTEGER"),
 )
 PREDICTION_NAMES = tuple(name for name, _ in PREDICTION_COLUMNS)
-# Those that a file may be older than.
+# Columns that an older file may lack.
 ADDED = (*((spec.name, spec.column) for spec in OUTPUTS), ("error_message", "TEXT"))
 
 
 def day_tables(day: str) -> tuple[str, ...]:
-    """The statements that make the tables of one day, such as 20261123."""
+    """The statements that create the tables of one day, such as 20261123."""
     columns = ", ".join(f"{name} {kind}" for name, kind in PREDICTION_COLUMNS)
     return (
         f"CREATE TABLE prediction_{day} (id INTEGER PRIMARY KEY, {columns})",
@@ -68,7 +68,7 @@ def missing_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str, 
 
 
 def add_missing_columns(connection: sqlite3.Connection) -> None:
-    """NULL in the rows that are older."""
+    """Add them; they are NULL in older rows."""
     for table, name, kind in list(missing_columns(connection)):
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
@@ -81,7 +81,7 @@ def _run(db: Database, statements: str) -> None:
 
 @migrations()
 def names(db: Database) -> None:
-    """Long texts that repeat are stored once."""
+    """Long repeated texts are stored once."""
     _run(
         db,
         """
@@ -106,7 +106,7 @@ def names(db: Database) -> None:
 
 @migrations()
 def sums(db: Database) -> None:
-    """Additive hours; WITHOUT ROWID halves the size of these."""
+    """Additive sums by hour; WITHOUT ROWID halves the size of these tables."""
     _run(
         db,
         """
@@ -146,7 +146,7 @@ def judgements(db: Database) -> None:
         CREATE INDEX idx_deploy_at_unix_ms ON deploy (at_unix_ms);
         """,
     )
-    # What happened stays as it was written.
+    # The history of alerts is append-only.
     db.execute(
         "CREATE TRIGGER alert_event_is_append_only BEFORE UPDATE ON alert_event"
         " BEGIN SELECT RAISE(ABORT, 'alert history is append-only'); END"
@@ -175,8 +175,8 @@ def answers_from_outside(db: Database) -> None:
 
 @migrations()
 def every_label_counts_alike(db: Database) -> None:
-    """`weight` was one over the probability of keeping the payload, which its row has as well, and
-    right only for labels that were given because it was kept."""
+    """Drops `weight`: it was one over the probability of keeping the payload, which the row has as
+    well, and it was right only for labels that were given because the payload was kept."""
     db.execute("ALTER TABLE truth DROP COLUMN weight")
 
 
@@ -198,6 +198,6 @@ def names_of_the_field(db: Database) -> None:
 
 @migrations()
 def people_annotate(db: Database) -> None:
-    """Notes of people on the time axis."""
+    """People's notes on the time axis."""
     db.execute("CREATE TABLE annotation (id TEXT PRIMARY KEY, at_unix_ms INTEGER, row TEXT)")
     db.execute("CREATE INDEX idx_annotation_at_unix_ms ON annotation (at_unix_ms)")

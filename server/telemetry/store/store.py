@@ -1,5 +1,5 @@
-"""Everything the writer thread does to telemetry.db. One connection, one thread, one transaction
-at a time; raw SQL where it is hot. Readers have connections of their own (reader.py)."""
+"""All that the writer thread does to telemetry.db. One connection, one thread, one transaction at a
+time; raw SQL on the hot path. Readers have their own connections (reader.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.telemetry.store.schema import PREDICTION_NAMES, day_tables
 from server.telemetry.store.stored_names import StoredNames
 from server.telemetry.store.sums import SumsStore
 
-TAG_TEXTS = 1024  # sets of tags whose text is remembered
+TAG_TEXTS = 1024  # sets of tags whose text is cached
 
 _INSERT = (
     "INSERT OR IGNORE INTO prediction_{day} ("
@@ -31,7 +31,7 @@ _INSERT = (
 
 
 def day_of(at: float) -> str:
-    """The UTC day as 20261123; years a clock cannot mean are pulled in."""
+    """The UTC day as 20261123; impossible years are moved into the valid range."""
     at = min(max(at, 0.0), 4_102_444_800.0) if at == at else 0.0
     return datetime.fromtimestamp(at, UTC).strftime("%Y%m%d")
 
@@ -66,7 +66,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing. Raises sqlite3.Error, after which nothing of it is there."""
+        """All or nothing. Raises sqlite3.Error, after which nothing of it is stored."""
         self.connection.execute("BEGIN IMMEDIATE")
         with ExitStack() as unless_done:
             unless_done.callback(self._roll_back)
@@ -77,7 +77,7 @@ class Store:
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-        # What was made in it is gone again.
+        # Ids created in the transaction are gone again.
         self.names.clear()
         self._days = set(self.days())
 
@@ -102,7 +102,7 @@ class Store:
         self._days.discard(day)
 
     def insert(self, day: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """`rows` as made by `prediction_tuple`; ids that are there already are left alone."""
+        """`rows` as made by `prediction_tuple`; ids that are already stored are left unchanged."""
         self.connection.executemany(_INSERT.format(day=day), rows)
 
     def insert_payloads(
@@ -137,12 +137,12 @@ class Store:
         )
 
     def _tags(self, slices: Mapping[str, str]) -> str:
-        """As JSON; most requests carry one of a few sets of tags."""
+        """The tags as JSON; most requests carry one of a few sets of tags."""
         key = tuple(slices.items())
         if key not in self._tag_texts:
             if len(self._tag_texts) >= TAG_TEXTS:
                 self._tag_texts.clear()
-            # As it is: escaped, a character outside of ASCII takes up to three times the bytes.
+            # Not escaped: escapes take up to three times the bytes of a non-ASCII character.
             self._tag_texts[key] = json.dumps(dict(key), ensure_ascii=False)
         return self._tag_texts[key]
 
@@ -151,20 +151,20 @@ class Store:
         return int(found[0] or 0)
 
     def counted(self) -> dict[str, int]:
-        """Up to which row of each day the stored sums include the predictions."""
+        """For each day, the row up to which the stored sums include the predictions."""
         return dict(self.connection.execute("SELECT day, row FROM counted").fetchall())
 
     def set_counted(self, rows: dict[str, int]) -> None:
         self.connection.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?)", rows.items())
 
     def file_bytes(self) -> int:
-        """What the file and its log take on the disk."""
+        """Bytes of the file and its log on disk."""
         names = (self.path.name, f"{self.path.name}-wal")
         files = (self.path.with_name(name) for name in names)
         return sum(file.stat().st_size for file in files if file.exists())
 
     def bytes(self) -> int:
-        """Of the file, without what is free inside it, and its log."""
+        """Bytes in use in the file (without its free pages), plus its log."""
         pages, free, size = (
             self.connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")

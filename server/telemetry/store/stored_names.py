@@ -1,4 +1,4 @@
-"""Long texts that repeat (stamps, environments, slices) and features, each under its id in
+"""Long repeated texts (stamps, environments, slices) and features, each under its id in
 telemetry.db. Part of `Store`, on its connection."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from server.telemetry.drift.profile import Reference, pack_counts
 
 
 class StoredNames:
-    """Remembers the ids it has seen; `clear` after a transaction was rolled back."""
+    """Remembers the ids it has seen; call `clear` after a transaction was rolled back."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

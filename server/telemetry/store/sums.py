@@ -1,5 +1,5 @@
-"""The stored sums: hourly profiles, embeddings and quality, latency. Absolute: what is put replaces
-what was there. Part of `Store`, on its connection."""
+"""The stored sums: hourly profiles, embeddings and quality, latency. They are absolute: a new value
+replaces the old one. Part of `Store`, on its connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class SumsStore:
     def put_profiles(
         self, stamp_id: int, hour: int, slice_id: int, profiles: Sequence[tuple[int, Profile]]
     ) -> None:
-        """(feature id, profile) of one slice and hour, absolute; features without rows left out."""
+        """Store (feature id, profile) of one slice and hour, as absolute values; features without
+        rows are left out."""
         rows = []
         for feature_id, p in profiles:
             if not (p.n or p.missing or p.nonfinite or p.absent):
@@ -38,8 +39,8 @@ class SumsStore:
         self._connection.executemany(_PROFILE, rows)
 
     def profiles(self, stamp: str, hour: int, slice_name: str | None = None) -> Iterator[Any]:
-        """(slice, position, missing, nonfinite, absent, sum, sum_squares, min, max, counts, crc)
-        of an hour; of all slices unless one is named."""
+        """(slice, position, missing, nonfinite, absent, sum, sum_squares, min, max, counts, crc) of
+        an hour, for all slices unless one is given."""
         where = "" if slice_name is None else " AND s.name = :slice"
         yield from self._connection.execute(
             "SELECT s.name, f.position, p.missing, p.nonfinite, p.absent, p.sum, p.sum_squares,"
@@ -51,7 +52,7 @@ class SumsStore:
         )
 
     def first_hour(self, stamp: str, slice_name: str) -> int:
-        """The first hour (unix s) with counts of a slice, 0 without."""
+        """The first hour (unix s) with counts of a slice; 0 if there is none."""
         found = self._connection.execute(
             "SELECT min(hour) FROM profile WHERE stamp_id = (SELECT id FROM stamp WHERE hex = ?)"
             " AND slice_id = (SELECT id FROM slice WHERE name = ?)",
@@ -60,7 +61,7 @@ class SumsStore:
         return int(found[0] or 0)
 
     def last_hour(self, stamp: str) -> int:
-        """The latest hour (unix s) with counts of a stamp, 0 without."""
+        """The latest hour (unix s) with counts of a stamp; 0 if there is none."""
         found = self._connection.execute(
             "SELECT max(hour) FROM profile WHERE stamp_id = (SELECT id FROM stamp WHERE hex = ?)",
             (stamp,),
@@ -75,7 +76,7 @@ class SumsStore:
         )
 
     def quality(self, stamp: str, hour: int, slice_name: str) -> bytes | None:
-        """None when there is none, or its bytes are not what was written."""
+        """The stored bytes; None if there are none, or if they are damaged."""
         found = self._connection.execute(
             "SELECT q.sums, q.crc FROM quality q JOIN stamp s ON s.id = q.stamp_id"
             " JOIN slice c ON c.id = q.slice_id WHERE s.hex = ? AND q.hour = ? AND c.name = ?",
@@ -84,7 +85,7 @@ class SumsStore:
         return found[0] if found and zlib.crc32(found[0]) == found[1] else None
 
     def embedding(self, stamp: str, hour: int) -> bytes | None:
-        """Likewise."""
+        """The stored bytes; None if there are none, or if they are damaged."""
         found = self._connection.execute(
             "SELECT e.sums, e.crc FROM profile_embedding e JOIN stamp s ON s.id = e.stamp_id"
             " WHERE s.hex = ? AND e.hour = ?",

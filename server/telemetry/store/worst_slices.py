@@ -1,4 +1,5 @@
-"""Where the model is worst, over stored predictions: reads the rows, searches, names the slices."""
+"""Finds where the model is worst among stored predictions: reads the rows, searches, names the
+slices."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 MEASURES = ("error", "value", "confidence")
 MOST_ROWS = 300_000
-MIN_LABELLED = 1000  # fewer labels are searched by estimate instead
+MIN_LABELLED = 1000  # with fewer labels, the search uses estimated losses
 TAG_VALUES = 64
 NOT_SEARCHED = ("embedding",)  # directions without a name explain nothing
 MADE_OF = ("embedding", "output")
@@ -56,7 +57,7 @@ class SliceSearchResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Columns of the rows searched, newest first."""
+    """Columns of the searched rows, newest first."""
 
     features: NDArray[np.float32]
     tags: Sequence[Mapping[str, str]]
@@ -71,7 +72,7 @@ def search(
     path: Path, stamp: str, schema: Sequence[FeatureSpec], stick: Yardstick, wanted: SliceSearch
 ) -> SliceSearchResult:
     """The worst slices among one stamp's classifications in a span."""
-    from server.telemetry.slices.search import worst_slices  # late: it needs scipy
+    from server.telemetry.slices.search import worst_slices  # imported late, as it needs scipy
 
     with closing(open_reader(path)) as connection:
         rows = _read(connection, stamp, len(schema), wanted.span)
@@ -80,7 +81,7 @@ def search(
     loss, estimated = _loss(rows, stick, wanted.measure)
     known = np.isfinite(loss)
     unit = stick.objective.unit if stick.objective else ""
-    # What the loss is made of would explain it perfectly and show nothing.
+    # The columns of the loss itself would explain it perfectly, and show nothing.
     by_confidence = estimated or wanted.measure == "confidence"
     columns = list(_columns(rows, schema, known, MADE_OF if by_confidence else NOT_SEARCHED))
     found = worst_slices(columns, loss[known], _measure(wanted.measure), unit, wanted.limit)
@@ -107,14 +108,14 @@ def _row(found: FoundSlice, stamp: str, wanted: SliceSearch, estimated: bool) ->
 
 
 def _measure(name: str) -> Measure:
-    """Raises ValueError."""
+    """The measure of this name. Raises ValueError."""
     if name not in MEASURES:
         raise ValueError(f"measure {name!r}: one of {', '.join(MEASURES)}")
     return name  # type: ignore[return-value]
 
 
 def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
-    """Loss of each row, NaN where it is not known, and whether it had to be estimated."""
+    """The loss of each row, NaN where unknown, and whether it had to be estimated."""
     if measure == "confidence":
         return 1.0 - rows.confidence, False
     labelled = np.array([t != "" for t in rows.truth])
@@ -131,14 +132,16 @@ def _loss(rows: _Rows, stick: Yardstick, measure: str) -> tuple[Floats, bool]:
 
 
 def _right(rows: _Rows, stick: Yardstick) -> Floats:
-    """Calibrated probability of having been right."""
+    """The calibrated probability that the answer was right."""
     return stick.right[np.searchsorted(stick.edges, rows.confidence, side="right")]
 
 
 def _lost(rows: _Rows, stick: Yardstick) -> Floats:
-    """Value lost against the right decision, 0 for a right one; NaN where the truth is not known.
+    """The value lost compared with the right decision, 0 for a right one; NaN where the true label
+    is unknown.
 
-    Not the value itself: that is low wherever little is at stake, however good the answers are.
+    It is not the value itself, which is low wherever little is at stake, however good the answers
+    are.
     """
     found = np.full(len(rows.value), np.nan)
     if stick.objective is None:
@@ -155,7 +158,7 @@ def _lost(rows: _Rows, stick: Yardstick) -> Floats:
 
 
 def _expected_loss(rows: _Rows, stick: Yardstick) -> Floats:
-    """NaN without an objective."""
+    """The expected loss; NaN without an objective."""
     lost = stick.lost[[stick.label(label) for label in rows.predicted]]
     return (1 - _right(rows, stick)) * lost
 

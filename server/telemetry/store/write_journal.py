@@ -1,7 +1,7 @@
 """Writes rows to the store, and continues when it cannot: a full disk costs rows, never answers.
 
-Rows wait in memory while the store refuses them; when too many wait, the oldest are lost and
-counted. A store found damaged is set aside and a new one begun by `Writer`.
+Rows wait in memory while the store refuses them; when too many wait, the oldest are dropped and
+counted. TelemetryWriter sets a damaged store aside and creates a new one.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ class Journal:
             self._lighten()
 
     def _drop(self, excess: int) -> None:
-        """The oldest rows of those clients that have most: a flood takes no place of others."""
+        """Drop the oldest rows of the clients that have most: a flood by one client does not
+        displace the rows of others."""
         clients = Counter(entry.record.client for entry in self._waiting)
         room = len(self._waiting) - excess
-        keep = 0  # what each client may keep at most
+        keep = 0  # the most that each client may keep
         for place, rows in enumerate(sorted(clients.values())):
             keep = room // (len(clients) - place)
             if rows > keep:
@@ -85,7 +86,7 @@ class Journal:
         self._waiting = left
 
     def _lighten(self) -> None:
-        """Payloads are the first to go, the oldest of them, before any row is lost."""
+        """Drop payloads, the oldest first, before any row is dropped."""
         left = WAITING_PAYLOAD_BYTES
         for place in range(len(self._waiting) - 1, -1, -1):
             record, choice = self._waiting[place]
@@ -104,8 +105,8 @@ class Journal:
         return len(self._waiting)
 
     def write(self) -> bool:
-        """Tries to write what waits; False when it still does. Raises sqlite3.DatabaseError when
-        the file itself is damaged."""
+        """Try to write the waiting rows; False if some still wait. Raises sqlite3.DatabaseError
+        when the file itself is damaged."""
         if not self._waiting:
             return True
         if self.monotonic() < self._retry_at:
@@ -126,8 +127,8 @@ class Journal:
         return True
 
     def _set_apart(self, fault: Exception) -> bool:
-        """A row with a value that no database takes must not stand in the way of all that come
-        after it: it is lost and counted. The others are written at the next try."""
+        """Drop and count a row with a value that a database cannot store, as it must not block all
+        later rows. The others are written at the next attempt."""
         before = len(self._waiting)
         with self.store.transaction():
             self._waiting = [entry for entry in self._waiting if self._binds(entry)]
@@ -146,7 +147,7 @@ class Journal:
         return True
 
     def last_try(self) -> None:
-        """Before the end: what cannot be written now is lost and logged. Raises
+        """The last attempt before the end: rows that cannot be written are lost and logged. Raises
         sqlite3.DatabaseError when the file itself is damaged."""
         self._retry_at = 0.0
         if not self.write():
@@ -155,7 +156,7 @@ class Journal:
             self._waiting = []
 
     def refused(self, fault: sqlite3.Error) -> None:
-        """Waits before the next try, longer each time."""
+        """Wait before the next attempt, longer each time."""
         if not self.trouble:
             logger.error("telemetry: nothing is being kept: %s", fault)
         self.trouble = str(fault)

@@ -1,4 +1,4 @@
-"""Every kind of sound decodes; every bad one is refused by name."""
+"""Every kind of sound decodes; every bad one is refused with its field and reason."""
 
 from __future__ import annotations
 

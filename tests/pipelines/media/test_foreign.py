@@ -1,4 +1,4 @@
-"""Formats that are not decoded here are named, with the command that converts them."""
+"""A format that is not decoded here is named, with the command that converts it."""
 
 from __future__ import annotations
 

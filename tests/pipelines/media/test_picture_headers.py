@@ -1,5 +1,5 @@
-"""Headers of pictures that contradict the picture: what a viewer shows is used, with a warning;
-where viewers differ the part is refused."""
+"""Picture headers that contradict the picture: the part is used as a viewer shows it, with a
+warning; where viewers differ it is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as cameras, phones and broken uploads leave them, and the named matrix: orientation and
+"""Pictures as cameras, phones and broken uploads leave them, and the matrices of orientation and
 transparency."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Headers of sounds that contradict themselves or the content about rate, channels, width or
-length: what a player plays is used, with a warning; where players differ the part is refused."""
+"""Sound headers that contradict themselves or the content about rate, channels, width or length:
+the part is used as a player plays it, with a warning; where players differ it is refused."""
 
 from __future__ import annotations
 

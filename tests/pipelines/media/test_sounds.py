@@ -1,4 +1,5 @@
-"""Sounds as recorders, pipes and taggers write them: all of it is heard, or it is refused."""
+"""Sounds as recorders, pipes and taggers write them: the whole sound is used, or the part is
+refused."""
 
 from __future__ import annotations
 

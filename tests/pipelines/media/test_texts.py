@@ -1,5 +1,4 @@
-"""Texts: normalised the same as the standard library does, in bounded work; special tokens stay
-text."""
+"""Texts: normalised as by the standard library, with bounded work; special tokens stay text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Parts that would cost a decoder much are refused by their structure, with the count and a remedy;
-what encoders write passes."""
+files of ordinary encoders pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a body holds, reading it ends in a request or in a refusal that names what is wrong."""
+"""Reading any body ends in a request, or in a refusal that names the error."""
 
 from __future__ import annotations
 
