@@ -121,7 +121,7 @@ def tested(setting: Setting, threads: int, worst: Worst) -> tuple[str, bool]:
     tests = [f"tests/pipelines/test_{name}.py" for name in TESTS]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
             *("-p", "tests.support.worst_apart", *tests),
         ],
         cwd=ROOT,
