@@ -256,7 +256,7 @@ class ServerConfig:
         128 * MIB, mib, "total bytes of messages that have arrived only in part"
     )
     arriving_peer_bytes: int = setting(64 * MIB, mib, "of these, those of one host")
-    max_streams: int = setting(128, whole, "concurrent calls on one connection")
+    max_streams: int = setting(256, whole, "concurrent calls on one connection")
     # Of one host, streams may be a quarter.
     max_calls: int = setting(4096, whole, "open calls that predict; half as many streams")
     max_calls_peer: int = setting(2048, whole, "of these, open calls of one host")
