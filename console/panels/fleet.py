@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRectF, Signal
 from PySide6.QtGui import QPainter
@@ -34,8 +35,8 @@ def troubles(line: ServerLine) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if line.severity != "ok" and line.why:
         if line.state in GONE:
-            what, bracket, why = line.why.partition(" (")
-            return [(what, line.severity), *([("(" + why, line.severity)] if bracket else [])]
+            # A line each: in a window of 1280 pixels, one line would lose the time.
+            return [(part, line.severity) for part in re.split(r" (?=since |\()", line.why)]
         found.append((f"{line.state}: {line.why}", line.severity))
     if line.odd_parts:
         found.append(("≠ " + ", ".join(line.odd_parts), "high"))

@@ -20,7 +20,7 @@ from console.state.units import share as share_text
 
 TRAFFIC_PIXELS = 44.0
 MOST_DEPLOYS = 6
-KEY_PIXELS = 104.0
+KEY_PIXELS = 92.0
 REDRAWN_S = 2.0  # how often the traffic by stamp is redrawn when nothing else has changed
 DetailLine = tuple[str, str]  # text, tone; tone "title" is a heading
 
@@ -149,15 +149,16 @@ class SkewDetail(QWidget):
         )
 
     def _traffic_keys(self, painter: QPainter, area: QRectF) -> None:
-        """The names of the busiest stamps now, as many as fit."""
+        """The names of the busiest stamps of the window, as many as fit. Not of its last interval:
+        a server that has not yet reported it would be missing."""
         theme, style = self._style.theme, self._style
         wide = style.px(KEY_PIXELS)
-        now = []
+        means = []
         for number, (stamp, shares) in enumerate(self._shares):
             known = shares[np.isfinite(shares)]
-            now.append((float(known[-1]) if len(known) else 0.0, stamp, number))
+            means.append((float(known.mean()) if len(known) else 0.0, stamp, number))
         fit = max(int(area.width() // wide), 1)
-        for place, (share, stamp, number) in enumerate(sorted(now, reverse=True)[:fit]):
+        for place, (share, stamp, number) in enumerate(sorted(means, reverse=True)[:fit]):
             box = QRectF(area.left() + place * wide, area.top(), wide, area.height())
             color = theme.split[number % len(theme.split)]
             text = f"■ {stamp[:6]} {share_text(share, 0)}"

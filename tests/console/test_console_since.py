@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from console.cache.trouble_since import TroubleSince, laggard
+from console.panels.fleet import troubles
 from console.state import status, status_messages
 from console.state.dashboard import ServerLine
 from console.state.domain import Link, ReplicaSnapshot, ServerSnapshot
@@ -108,3 +109,11 @@ def test_a_death_is_in_the_headline_also_when_the_replica_is_replaced() -> None:
     assert later.state == "HEALTHY"
     lost = replace(line("critical", "lost", back), why="nothing listens since 00:01:36")
     assert status.fleet_state([lost], (), (), (), 100.0).sentence.startswith("gpu-01: nothing")
+
+
+def test_each_part_of_why_a_server_is_lost_has_its_line() -> None:
+    """In one line, a window of 1280 pixels cut the time."""
+    why = "nothing listens since 00:01:36 (connection refused)"
+    lost = replace(line("critical", "lost"), why=why)
+    shown = [text for text, _ in troubles(lost)]
+    assert shown == ["nothing listens", "since 00:01:36", "(connection refused)"]
