@@ -72,6 +72,8 @@ class Densities(QWidget):
         painter.setPen(QPen(theme.color("text"), 1, Qt.PenStyle.DashLine))
         painter.drawPolyline(QPolygonF(self._steps(xs, found.reference, area, top)))
         self._open_ends(painter, area, xs)
+        named = f"density, 1/{unit}" if unit else "density"
+        caption(painter, self._style, area, [(named, "dim")])
 
     def _open_ends(self, painter: QPainter, area: QRectF, xs: np.ndarray) -> None:
         """Mark the outer cells as open: they reach as far as the data, so their drawn width has no
@@ -81,7 +83,8 @@ class Densities(QWidget):
             box = QRectF(left, area.top(), right - left, area.height())
             painter.fillRect(box, theme.color("panel", 130))
             if box.width() > 14:
-                place = box.adjusted(2, 0, -2, -box.height() + self._style.px(16))
+                line = self._style.px(16)  # below the caption
+                place = QRectF(box.left() + 2, box.top() + line, box.width() - 4, line)
                 paint.text(
                     painter, place, text, theme.color("dim"), self._style.small, paint.CENTRE
                 )
@@ -112,8 +115,6 @@ class Densities(QWidget):
             place = QRectF(0, y - px(8), area.left() - px(6), px(16))
             text = number_text(number * step)
             self._style.axis_text(painter, place, text, paint.RIGHT)
-        named = f"density, 1/{unit}" if unit else "density"
-        caption(painter, self._style, area, [(named, "dim")])
         metrics = QFontMetricsF(self._style.small_number_font)
         low, high = across
         _, step = scale_top(high - low)
