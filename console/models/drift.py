@@ -40,6 +40,13 @@ def key(line: DriftLine) -> tuple[str, str]:
     return line.key
 
 
+def face(line: DriftLine) -> object:
+    """What is visible of a line. Its row and its spark stay the same objects until the server
+    reports others, while each board makes the line anew."""
+    seen = (line.row, line.name, line.firing_at, clock_text(line.since_s, "%H:%M"))
+    return *seen, id(line.spark), line.server, line.servers
+
+
 def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn, ...]:
     """`measure` comes first and draws the bar; a wide table adds the others as numbers. `fleet`:
     several servers are shown, so each row names its server."""

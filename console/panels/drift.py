@@ -32,7 +32,7 @@ class DriftPanel(Panel):
         self.axis = axis
         self._shape: tuple[str, bool, bool] = ("", False, False)
         self.table: Table | None = None
-        self.model = RowsModel((), model.key)
+        self.model = RowsModel((), model.key, model.face)
         self._build("psi", False, False)
 
     def _build(self, measure: str, wide: bool, fleet: bool) -> None:
@@ -40,7 +40,7 @@ class DriftPanel(Panel):
             return
         self._shape = (measure, wide, fleet)
         rows = self.model.rows
-        self.model = RowsModel(model.columns(measure, wide, fleet), model.key)
+        self.model = RowsModel(model.columns(measure, wide, fleet), model.key, model.face)
         self.model.show(rows)
         old = self.table
         name = "Drift by feature and slice"

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from console.models.drift import columns, learning, loudness
+from console.models.drift import columns, face, key, learning, loudness
+from console.models.table import RowsModel
 from console.panels.server import facts_of
 from console.panels.skew_detail import lines_of
 from console.state.causes import WITHIN_S, causes_of
@@ -335,6 +336,20 @@ def test_the_headline_names_what_else_drifts_at_the_same_place() -> None:
     assert result.sentence.startswith("gpu-01: x; image.brightness there too · since ")
     elsewhere = fleet_state([line()], [], [], [sound, text], NOW)
     assert elsewhere.sentence.startswith("gpu-01: x · since ")
+
+
+def test_a_drift_line_that_looks_the_same_is_not_painted_again() -> None:
+    """Each board makes its lines anew: the table was painted whole four times a second."""
+    rows = [drift_line("high")]
+    fires = alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))
+    model = RowsModel(columns("psi", wide=False), key, face)
+    painted: list[object] = []
+    model.dataChanged.connect(lambda first, last: painted.append((first, last)))
+    for _ in range(3):
+        model.show(marked(rows, [fires], lambda address: "gpu-01"))
+    assert not painted
+    model.show(marked(rows, [], lambda address: "gpu-01"))
+    assert len(painted) == 1
 
 
 def test_a_row_is_loud_while_an_alert_about_it_fires() -> None:
