@@ -44,7 +44,7 @@ from proto.inference_pb2_grpc import InferenceStub
 CALLERS = 4
 PAUSE_S = 0.25  # of a caller between an answer and its next request
 DEADLINE_S = 10.0
-ROUND_S = 60.0  # at the start of each, all attacks begin at once
+ROUND_S = 15.0
 LEAVE_S = 30.0  # time for the remains of hostile callers to be closed
 GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
 

@@ -41,10 +41,10 @@ def key(line: DriftLine) -> tuple[str, str]:
 
 
 def face(line: DriftLine) -> object:
-    """What is visible of a line. Its row and its spark stay the same objects until the server
-    reports others, while each board makes the line anew."""
+    """What is visible of a line, which each board makes again from the same row. Its spark follows
+    from the evaluation and from how much of the history has been read."""
     seen = (line.row, line.name, line.firing_at, clock_text(line.since_s, "%H:%M"))
-    return *seen, id(line.spark), line.server, line.servers
+    return *seen, line.at_s, len(line.spark)
 
 
 def columns(measure: str, wide: bool, fleet: bool = False) -> tuple[TableColumn, ...]:

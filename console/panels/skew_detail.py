@@ -3,7 +3,7 @@ another stamp, its last deploys, its environment, and the traffic by stamp."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
@@ -153,13 +153,16 @@ class SkewDetail(QWidget):
         a server that has not yet reported it would be missing."""
         theme, style = self._style.theme, self._style
         wide = style.px(KEY_PIXELS)
-        means = []
-        for number, (stamp, shares) in enumerate(self._shares):
-            known = shares[np.isfinite(shares)]
-            means.append((float(known.mean()) if len(known) else 0.0, stamp, number))
         fit = max(int(area.width() // wide), 1)
-        for place, (share, stamp, number) in enumerate(sorted(means, reverse=True)[:fit]):
+        for place, (share, stamp, number) in enumerate(busiest(self._shares)[:fit]):
             box = QRectF(area.left() + place * wide, area.top(), wide, area.height())
             color = theme.split[number % len(theme.split)]
             text = f"■ {stamp[:6]} {share_text(share, 0)}"
             paint.keyed(painter, theme, box, (text, color), style.small)
+
+
+def busiest(shares: Sequence[tuple[str, Floats]]) -> list[tuple[float, str, int]]:
+    """(mean share, stamp, its place in `shares`), the largest first."""
+    known = [(values[np.isfinite(values)], stamp) for stamp, values in shares]
+    means = [(float(v.mean()) if len(v) else 0.0, stamp, n) for n, (v, stamp) in enumerate(known)]
+    return sorted(means, reverse=True)

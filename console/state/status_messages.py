@@ -203,7 +203,6 @@ def _beside(worst: AlertLine, loud: Sequence[AlertLine]) -> str:
         line.row.features[0]
         for line in loud
         if line.server == worst.server
-        and line.row.key != worst.row.key
         and line.row.features
         and not {*line.row.slices}.isdisjoint(worst.row.slices)
     ]

@@ -28,6 +28,8 @@ RETRY_AFTER_S = 0.2
 
 # The request itself is at fault, at every moment and on every server.
 AT_FAULT = frozenset(("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED"))
+# A refusal that waits keeps its request: with a larger one it leaves at once.
+PACED_BYTES = 16 * 1024
 
 
 class Handlers:
@@ -76,7 +78,7 @@ class Handlers:
                 try:
                     return await served(request, context)
                 except Refused as refusal:
-                    await self._refuse(refusal, context, name, partial(id_of, request))
+                    await self._refuse(refusal, context, name, request, id_of)
                     return None
 
         return call
@@ -92,7 +94,7 @@ class Handlers:
                     async for answer in answers:
                         await context.write(answer)
             except Refused as refusal:
-                await self._refuse(refusal, context, name, partial(id_of, request))
+                await self._refuse(refusal, context, name, request, id_of)
 
         return call
 
@@ -102,7 +104,7 @@ class Handlers:
             try:
                 await served(context)
             except Refused as refusal:
-                await self._refuse(refusal, context, name, str)
+                await self._refuse(refusal, context, name, None, _no_id)
 
         return call
 
@@ -110,11 +112,12 @@ class Handlers:
         context.set_trailing_metadata(((STAMP_KEY, self.stamp),))
 
     async def _refuse(
-        self, refusal: Refused, context: Any, name: str, request_id: Callable[[], str]
+        self, refusal: Refused, context: Any, name: str, request: Any, id_of: IdReader
     ) -> None:
+        """`request`: its bytes, or what a stream has instead."""
         first = self.timed(refusal.faults[0], context)
-        self.log(first, context, name, request_id)
-        await self._pace(first, context)
+        self.log(first, context, name, partial(id_of, request))
+        await self._pace(first, context, request)
         details = trailers((first, *refusal.faults[1:]), self.stamp)
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
@@ -131,15 +134,16 @@ class Handlers:
         """Log a refused request, also one of a stream that continues."""
         self._log.refused(spoken(fault), fault.code, method, context.peer(), request_id)
 
-    async def hold(self, fault: Fault, context: Any) -> None:
+    async def hold(self, fault: Fault, context: Any, data: bytes) -> None:
         """Delay a refusal within a stream, whose messages cannot be held before they are read."""
         if fault.code == "RESOURCE_EXHAUSTED":
             await self.retry_penalty.hold(context.peer(), context.time_remaining())
             self.timed(fault, context)
-        await self._pace(fault, context)
+        await self._pace(fault, context, data)
 
-    async def _pace(self, fault: Fault, context: Any) -> None:
-        if fault.code in AT_FAULT:
+    async def _pace(self, fault: Fault, context: Any, request: Any) -> None:
+        small = isinstance(request, bytes) and len(request) <= PACED_BYTES
+        if small and fault.code in AT_FAULT:
             await self.refusal_pace.hold(host_of(context.peer()), context.time_remaining())
 
     def timed(self, fault: Fault, context: Any) -> Fault:

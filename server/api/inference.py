@@ -138,7 +138,7 @@ class Inference:
             response, fault = await self._stream_answer(data, now)
             if fault is not None:
                 self.handlers.log(fault, context, STREAM, lambda: response.request_id)
-                await self.handlers.hold(fault, context)
+                await self.handlers.hold(fault, context, data)
             return response
 
         await answer_stream(context, answer)

@@ -134,7 +134,7 @@ class OpenInference:
             except Refused as refusal:
                 fault = refusal.faults[0]
                 self.handlers.log(fault, context, STREAM, lambda: request.id)
-                await self.handlers.hold(fault, context)
+                await self.handlers.hold(fault, context, data)
                 response = v2.ModelInferResponse(model_name=request.model_name, id=request.id)
                 response.parameters["stamp"].string_param = self.handlers.stamp
                 return v2.ModelStreamInferResponse(

@@ -31,7 +31,7 @@ class OwnSocket:
     descriptor: int
     number: int
     received: int
-    first_look: int = 0  # the number of the check that found it first
+    first_look: int  # the number of the check that found it first
 
 
 class OwnSockets:
@@ -52,9 +52,9 @@ class OwnSockets:
         known, self._known = self._known, {}
         for peer, own in filter(None, (self._connection(int(name)) for name in names)):
             before = known.get(peer)
-            same = before is not None and before.number == own.number
-            first_look = before.first_look if before is not None and same else self._looks
-            self._known[peer] = replace(own, first_look=first_look)
+            if before is not None and before.number == own.number:
+                own = replace(own, first_look=before.first_look)
+            self._known[peer] = own
         return self._known
 
     def received(self, peers: Iterable[str]) -> dict[str, int]:
@@ -103,7 +103,7 @@ class OwnSockets:
             if end.getsockname()[1] != self._port:
                 return None
             number = os.fstat(descriptor).st_ino
-            return _peer_of(end), OwnSocket(descriptor, number, _received(end))
+            return _peer_of(end), OwnSocket(descriptor, number, _received(end), self._looks)
         except OSError:
             return None  # it is listening, or not connected any more
         finally:

@@ -8,15 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from console.models.drift import columns, face, key, learning, loudness
-from console.models.table import RowsModel
 from console.panels.server import facts_of
-from console.panels.skew_detail import lines_of
+from console.panels.skew_detail import busiest, lines_of
 from console.state.causes import WITHIN_S, causes_of
 from console.state.dashboard import (
     AlertLine,
     Board,
-    DriftLine,
     ServerLine,
     SkewCell,
     SkewLine,
@@ -31,14 +28,13 @@ from console.state.domain import (
     ServerSnapshot,
 )
 from console.state.events import of_link, timeline_events
-from console.state.firing import marked, since_s
 from console.state.severity import DOUBTFUL, FEWER, LATE, WRONG
 from console.state.skew import compare, majority
 from console.state.status import fleet_state, server_state
 from console.state.status_messages import Burn
 from console.state.timetext import clock_text
 from console.state.units import duration
-from server.telemetry.rows import AlertRow, DeployRow, DriftRow, IntegrityChange
+from server.telemetry.rows import AlertRow, DeployRow, IntegrityChange
 from tests.support.blank_rows import blank
 
 NOW = 1_000_000.0
@@ -108,13 +104,6 @@ def skewed(name: str, odd: bool) -> SkewLine:
 def not_as_loaded(now: bool) -> SkewLine:
     moved = (("replica 1: weights/model.safetensors", "was changed on disk", now),)
     return replace(skewed("gpu-03", False), moved=moved)
-
-
-def drift_line(
-    level: str, feature: str = "audio.snr_db", place: str = "site=b", **more: object
-) -> DriftLine:
-    row = blank(DriftRow, feature=feature, slice=place, level=level, **more)
-    return DriftLine(row, "h:1", np.zeros(0), NOW)
 
 
 def alert(kind: str = "value", severity: str = "critical", **more: object) -> AlertLine:
@@ -338,48 +327,6 @@ def test_the_headline_names_what_else_drifts_at_the_same_place() -> None:
     assert elsewhere.sentence.startswith("gpu-01: x · since ")
 
 
-def test_a_drift_line_that_looks_the_same_is_not_painted_again() -> None:
-    """Each board makes its lines anew: the table was painted whole four times a second."""
-    rows = [drift_line("high")]
-    fires = alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))
-    model = RowsModel(columns("psi", wide=False), key, face)
-    painted: list[object] = []
-    model.dataChanged.connect(lambda first, last: painted.append((first, last)))
-    for _ in range(3):
-        model.show(marked(rows, [fires], lambda address: "gpu-01"))
-    assert not painted
-    model.show(marked(rows, [], lambda address: "gpu-01"))
-    assert len(painted) == 1
-
-
-def test_a_row_is_loud_while_an_alert_about_it_fires() -> None:
-    rows = [drift_line("high"), drift_line("critical", feature="image.width", place="site=a")]
-    own = replace(rows[0], source="console")
-    fires = alert("drift", "high", features=("audio.snr_db",), slices=("site=b",))
-    first, second = marked(rows[::-1], [fires], lambda address: "gpu-01")
-    assert (first.key, first.firing_at, first.name) == (rows[0].key, ("h:1",), "gpu-01")
-    assert (loudness(first), loudness(second)) == ("high", "info")
-    # Of the servers with such a row, the one where it fires, even where another one's is worse.
-    others = (replace(rows[0], server="h:2"), rows[0])
-    (both,) = marked([replace(others[0], by_server=others)], [fires], str)
-    assert both.server == "h:1"
-    quieter = [replace(fires, row=replace(fires.row, state="pending"))]
-    assert [loudness(line) for line in marked([*rows, own], quieter, str)] == ["info"] * 3
-    table = [column.title for column in columns("psi", True, fleet=True)]
-    assert {"server", "since"} <= set(table)
-
-
-def test_since_is_that_of_the_row_itself() -> None:
-    levels = [(1.0, "high"), (2.0, "ok"), (3.0, "warning"), (4.0, "critical")]
-    assert since_s(levels) == 3.0
-    assert math.isnan(since_s([*levels, (5.0, "ok")]))
-
-
-def test_a_fresh_server_is_learning_in_one_sentence() -> None:
-    few = [drift_line("learning", n=rows, n_needed=640.0) for rows in (3.0, 9.0)]
-    assert learning(few) == "learning: 9 of about 640 rows"
-
-
 def test_acknowledged_alert_is_counted_not_shouted() -> None:
     loud = fleet_state([line()], [], [], [alert()], NOW)
     held = fleet_state([line()], [], [], [alert(acknowledged_by="kim")], NOW)
@@ -475,3 +422,12 @@ def test_a_server_is_lost_since_it_was_last_heard_not_since_this_console_noticed
     assert event is not None and event.at_s == NOW - 240
     never = of_link(link(), link("lost", age_s=NOW), "gpu-01", NOW)
     assert never is not None and never.at_s == NOW
+
+
+def test_the_shares_of_stamps_are_those_of_the_window() -> None:
+    """The last interval was reported by one server of two, and its stamp was shown with 100 %."""
+    shares = [("ab", np.array([np.nan, 0.5, 0.5, 1.0])), ("cd", np.array([np.nan, 0.5, 0.5, 0]))]
+    assert [(round(share, 2), stamp) for share, stamp, _ in busiest(shares)] == [
+        (0.67, "ab"),
+        (0.33, "cd"),
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
-from server.api.handlers import Handlers
+from server.api.handlers import PACED_BYTES, Handlers
 from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.request.status import Refused, bad_input
 from server.types import Fault
@@ -165,7 +165,8 @@ class Refusing:
         raise Refused(Fault("UNAVAILABLE", "", "DRAINING", "the server drains"))
 
 
-async def test_only_a_request_at_fault_is_paced() -> None:
+async def test_only_a_small_request_at_fault_is_paced() -> None:
+    """A large one would be kept in memory while its refusal waits."""
     time = Still()
     handlers = Handlers(lambda: None, RetryPenalty())
     handlers.refusal_pace = pace(time, per_s=10.0, burst=0)
@@ -176,7 +177,8 @@ async def test_only_a_request_at_fault_is_paced() -> None:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = stubs.InferenceStub(channel)
-        for request in (pb.PredictRequest(), pb.PredictRequest(request_id="r")):
+        large = pb.PredictRequest(request_id="r" * (PACED_BYTES + 1))
+        for request in (pb.PredictRequest(), pb.PredictRequest(request_id="r"), large):
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.Predict(request)
     await server.stop(0)
