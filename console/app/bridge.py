@@ -60,6 +60,7 @@ class Bridge(QObject):
         self._addresses = addresses
         self.access = access
         self._clock = clock
+        self._began_s = clock()
         self._hub: Hub | None = None
         self._lock = threading.Lock()
         self._newest: Board | None = None
@@ -303,21 +304,21 @@ class Bridge(QObject):
 
     def _send_once(self, action: Action, live: set[str], now: float) -> None:
         """Send an action that changes a server when the operator asks for it, or never: it is not
-        retried, and the next start of the console does not send it."""
+        retried, and the next start of the console does not send it, as an earlier one may have."""
         if action.id in self._sent or self._hub is None:
             return
         away = [server for server in action.server.split() if server not in live]
-        late = now - action.at_s > action_kinds.NOW_S
-        if away and not late:
+        earlier = action.at_s < self._began_s
+        if away and not earlier and now - action.at_s <= action_kinds.NOW_S:
             return
         self._sent[action.id] = now
-        if late:
-            why = f"not sent: {', '.join(away)} did not answer"
-            if not away:
-                why = "the console was closed meanwhile: the events show whether it was done"
+        if earlier:
+            why = "the console was closed meanwhile: the events show whether it was done"
             self._acted(action, "refused", why)
-            return
-        self._hub.act(action, self._acted)
+        elif away:
+            self._acted(action, "refused", f"not sent: {', '.join(away)} did not answer")
+        else:
+            self._hub.act(action, self._acted)
 
 
 def _user() -> str:

@@ -18,7 +18,7 @@ KEPT = (
     "silence",
     "annotate",
 )  # sent when the server is back; whatever else is sent now or never
-NOW_S = 10.0  # an action that waited longer than this is no longer sent
+NOW_S = 10.0  # an action that waited longer than this for its servers is no longer sent
 # Separators of the parts of a target: prediction id and label; stamp, share and minutes; id and
 # times of a note.
 LABEL = "\t"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import shlex
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,3 +227,29 @@ def test_the_dialog_says_what_happens_and_does_nothing_without_a_reason(
         qtbot.waitUntil(journalled, timeout=patience_ms(10))
         assert "refused" in window.footer.text
         assert QApplication.activeModalWidget() is None
+
+
+@pytest.mark.parametrize(
+    ("asked_ago_s", "began_ago_s", "why"),
+    [
+        (60.0, 300.0, "this server is too old for that"),
+        (1.0, 0.0, "the console was closed meanwhile: the events show whether it was done"),
+    ],
+    ids=["a slow console sends it", "a later console does not"],
+)
+def test_an_action_is_sent_by_the_console_that_was_asked(
+    qtbot: QtBot,
+    make: Callable[..., Window],
+    asked_ago_s: float,
+    began_ago_s: float,
+    why: str,
+) -> None:
+    with Fleet([stand_in(0)]) as fleet:
+        window = make(fleet.addresses)
+        qtbot.waitUntil(lambda: live(window), timeout=patience_ms(20))
+        now = time.time()
+        window.bridge._began_s = now - began_ago_s
+        asked = replace(action("rollback", *fleet.addresses), at_s=now - asked_ago_s)
+        with qtbot.waitSignal(window.bridge.acted, timeout=patience_ms(20)) as answered:
+            window.bridge.add(asked)
+        assert answered.args is not None and answered.args[1:] == ["refused", why]
