@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
@@ -10,6 +11,7 @@ import pytest
 
 from server.pool import affinity
 from tests.support.listener_process import WORDS, listener_processes
+from tests.support.patience import patience
 from tests.support.ruled_engine import RuledEngine, ruled
 from tests.support.running import Program, listener
 from tests.support.stub_replica import STAMP
@@ -108,8 +110,11 @@ async def under_load(client: AsyncClient, three: list[Program]) -> tuple[int, in
                 twice += found.attempts > 1
 
     async def kill() -> None:
+        """While calls are under way on it: stopped first, it answers none."""
         while answered < 100:  # noqa: ASYNC110  callers do not know of it
             await asyncio.sleep(0.01)
+        three[1].process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(patience(0.5))
         three[1].process.kill()
 
     await asyncio.gather(kill(), *(caller(number) for number in range(16)))
