@@ -1,12 +1,13 @@
 """Honest callers with hostile ones.
 
-    python -m benchmarks.hostile [--minutes 5] [--only KIND] [-- FLAGS]
+    python -m benchmarks.hostile [--minutes 5] [--round 15] [--only KIND] [-- FLAGS]
 
 FLAGS are of `server`, for example `-- --max-streams 256`.
 
 One server of one replica. Four honest callers from 127.0.0.1 send a request each, wait for the
 answer and pause. In every second round, a process at ::1 carries out all attacks of
-support/hostile_mix.py. Rounds with and without it alternate, so that both meet the same machine.
+support/hostile_mix.py. Rounds with and without it alternate, so that both meet the same machine;
+at the start of a round all attacks begin at once.
 Prints a table; exits 1 when goodput falls below 0.9 of that without attacks, the 99th percentile
 rises above twice that without attacks, the front uses more than 400 MiB, calls and descriptors are
 left over at the end, or a kind of attack was never carried out.
@@ -44,7 +45,6 @@ from proto.inference_pb2_grpc import InferenceStub
 CALLERS = 4
 PAUSE_S = 0.25  # of a caller between an answer and its next request
 DEADLINE_S = 10.0
-ROUND_S = 15.0
 LEAVE_S = 30.0  # time for the remains of hostile callers to be closed
 GOODPUT, P99, RSS_MIB, DESCRIPTORS = 0.9, 2.0, 400.0, 4
 
@@ -151,7 +151,7 @@ def left_over(front: psutil.Process, scrape: str, before: int) -> tuple[int, int
         time.sleep(1)
 
 
-def measure(minutes: float, only: str, flags: list[str]) -> int:
+def measure(minutes: float, round_s: float, only: str, flags: list[str]) -> int:
     examples = mixed_pool(48)
     alone, beside = Side(), Side()
     done: Counter[str] = Counter()
@@ -166,12 +166,12 @@ def measure(minutes: float, only: str, flags: list[str]) -> int:
             return front.memory_info().rss / 2**20, front.num_fds()
 
         with Sampler(size, 0.1) as sizes:
-            for _ in range(max(1, round(minutes * 60 / ROUND_S / 2))):
+            for _ in range(max(1, round(minutes * 60 / round_s / 2))):
                 began_s = cpu_s(front)
-                asyncio.run(honest(target, examples, ROUND_S, alone))
+                asyncio.run(honest(target, examples, round_s, alone))
                 between_s = cpu_s(front)
                 with attackers(port, scrape, only, done):
-                    asyncio.run(honest(target, examples, ROUND_S, beside))
+                    asyncio.run(honest(target, examples, round_s, beside))
                 alone.front_s += between_s - began_s
                 beside.front_s += cpu_s(front) - between_s
             first_rss, before = sizes.seen[0]
@@ -217,10 +217,11 @@ def measure(minutes: float, only: str, flags: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--round", type=float, default=15.0, metavar="SECONDS", help="default: 15")
     parser.add_argument("--only", default="", metavar="KIND", help="attacks whose name has this")
     parser.add_argument("flags", nargs="*", help="flags of the server, after --")
     arguments = parser.parse_args()
-    return measure(arguments.minutes, arguments.only, arguments.flags)
+    return measure(arguments.minutes, arguments.round, arguments.only, arguments.flags)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import grpc
 
 from server.api.arrivals import ArrivalLimits, Arrivals, CountedContext
+from server.api.retry_penalty import RefusalPace
 from server.config import ServerConfig
 from server.request.caller import host_of
 from server.request.status import Refused, spoken, status_of, trailers
@@ -26,7 +27,6 @@ from server.security.guard import kind_of
 from server.types import Fault
 
 RETRY_AFTER_S = 1.0
-
 # Whether the caller of this task sends more than one message: gRPC sees every method here as a
 # stream.
 MANY_MESSAGES: ContextVar[bool] = ContextVar("many_messages", default=False)
@@ -98,14 +98,17 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     gRPC sees every method as two streams. So it does not read a message by itself, and a guard
     outside this interceptor checks the caller before any message has arrived.
 
-    # Invariant: `open[kind]` is the number of calls whose task has not ended, `hosts[kind, host]`
-    the number of running handlers; neither ever exceeds its share.
+    # Invariant: `open[kind]` is the number of calls whose task has not ended and that are not being
+    refused, `hosts[kind, host]` the number of running handlers; neither ever exceeds its share.
     """
 
-    def __init__(self, shares: Shares, stamp: Callable[[], str], arrivals: Arrivals) -> None:
+    def __init__(
+        self, shares: Shares, stamp: Callable[[], str], arrivals: Arrivals, pace: RefusalPace
+    ) -> None:
         self.shares = shares
         self.arrivals = arrivals
         self._stamp = stamp
+        self._pace = pace
         self.open: Counter[str] = Counter()
         self.hosts: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[str] = Counter()
@@ -139,6 +142,15 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self.open[kind] += 1
         task.add_done_callback(lambda _: self.open.subtract((kind,)))
 
+    @contextmanager
+    def _without_place(self, kind: str) -> Iterator[None]:
+        """Give the place in the total to others while a refusal waits."""
+        self.open[kind] -= 1
+        try:
+            yield
+        finally:
+            self.open[kind] += 1
+
     def _counting(self, handler: Any, kind: str) -> Any:
         _, inner = kind_of(handler)
         share = self.shares[kind]
@@ -147,7 +159,8 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         async def call(_requests: Any, context: Any) -> None:
             host = host_of(context.peer())
             if self.hosts[kind, host] >= share.of_host:
-                await self._refuse(kind, f"{share.of_host} calls of one host", share, context)
+                with self._without_place(kind):
+                    await self._refuse(kind, f"{share.of_host} calls of one host", share, context)
             with self._of_host(kind, host):
                 if streaming:
                     answer = inner(arrivals.all(context), CountedContext(context, arrivals))
@@ -190,6 +203,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         remedy = f"; {share.flag} raises it" if share.flag else ""
         text = f"the limit is {limit} for {kind} at the same time{remedy}"
         fault = Fault("RESOURCE_EXHAUSTED", "", "TOO_MANY_CALLS", text, RETRY_AFTER_S)
+        await self._pace.hold(host_of(context.peer()), context.time_remaining())
         await self._abort(fault, context)
 
     async def _abort(self, fault: Fault, context: Any) -> NoReturn:

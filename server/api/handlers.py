@@ -33,10 +33,10 @@ PACED_BYTES = 16 * 1024
 
 
 class Handlers:
-    def __init__(self, facts: Facts_, retry_penalty: RetryPenalty) -> None:
+    def __init__(self, facts: Facts_, retry_penalty: RetryPenalty, pace: RefusalPace) -> None:
         self._facts = facts
         self.retry_penalty = retry_penalty
-        self.refusal_pace = RefusalPace()
+        self.refusal_pace = pace
         self._log = RefusalLog()
 
     @property

@@ -27,7 +27,7 @@ from server.api.model_statistics import ModelStatistics
 from server.api.observe import Observe
 from server.api.open_inference import OpenInference
 from server.api.reflection import reflection_handlers
-from server.api.retry_penalty import RetryPenalty
+from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
@@ -91,6 +91,7 @@ class Listener:
     host: Callable[[], HostFigures | None] = lambda: None  # figures of the machine, as last read
     wall: Callable[[], float] = time.time  # the clock that dates rows and events
     longest_arrival_s: float = LONGEST_ARRIVAL_S
+    pace: RefusalPace = field(default_factory=RefusalPace)
     budget: CallBudget = field(init=False)
     _handlers: Handlers = field(init=False)
     _gate: HoldGate = field(init=False)
@@ -103,8 +104,8 @@ class Listener:
 
     def __post_init__(self) -> None:
         arrivals = Arrivals(arrival_limits(self.config), longest_s=self.longest_arrival_s)
-        self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals)
-        self._handlers = handlers = Handlers(lambda: self.engine.facts, RetryPenalty())
+        self.budget = CallBudget(shares_of(self.config), self._stamp, arrivals, self.pace)
+        self._handlers = handlers = Handlers(lambda: self.engine.facts, RetryPenalty(), self.pace)
         refusal = self.engine.refusal_now
         self._gate = HoldGate(handlers.retry_penalty, refusal, self._refuse_unread)
 

@@ -30,6 +30,7 @@ from server.api.observe_requests import (
 )
 from server.api.snapshot_messages import Snapshots
 from server.engine import Engine
+from server.ops.loop_turns import LoopTurns
 from server.request.actor import ACTOR, MAY_READ_PAYLOADS, ROLE_MAY_NOT
 from server.request.caller import caller_of
 from server.request.lazy_parse import message_of
@@ -64,6 +65,7 @@ class Watchers:
     clock: Callable[[], float] = time.monotonic
     watching: int = 0
     taken: int = 0
+    rows: LoopTurns = field(default_factory=LoopTurns)  # of everything that is true now, to each
     _latest: pb.ServerSnapshot | None = None
     _latest_of: tuple[str, float] = ("", 0.0)
 
@@ -124,6 +126,7 @@ class Observe:
             if request.once:
                 return
             for change in (await self._since(cursor)).changes:
+                await self.watchers.rows.next()
                 cursor = change.cursor
                 yield event_of(change.row, self._event(cursor))
             state = await self._changed(state, interval_s)
@@ -176,6 +179,7 @@ class Observe:
 
         while found := await self._reading.run(chunk):
             for row in found:
+                await self.watchers.rows.next()
                 yield event_of(row, self._event(0))
             await asyncio.sleep(PAUSE_S)
 

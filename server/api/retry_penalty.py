@@ -1,5 +1,5 @@
 """Slows down callers whose calls are refused, so that the refusals do not use up the capacity they
-protect: a connection that ignores RetryInfo, and a host whose requests are wrong.
+protect: a connection that ignores RetryInfo, and a host whose requests are wrong or too many.
 
 A connection that ignores RetryInfo: a call that comes too early is held until the time that
 RetryInfo gave. Callers would answer immediate refusals with immediate retries.
@@ -8,8 +8,9 @@ A connection may carry many callers, each with its own time. So it may have as m
 outstanding as it has had calls open at once; a call beyond these is early. This is a leaky bucket,
 as in the generic cell rate algorithm (ITU-T I.371).
 
-A host whose requests are wrong: its refusals leave at a limited rate. Only they wait, never a
-correct call, which may come from another program at the same address.
+A host whose requests are wrong or that has too many calls open: its refusals leave at a limited
+rate. Only they wait, never a call that is served, which may come from another program at the same
+address.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class RefusalPace:
 
     per_s: float = 100.0
     burst: int = 50
-    longest_s: float = 2.0
+    longest_s: float = 10.0
     most_hosts: int = 4096
     most_held: int = 1024
     clock: Callable[[], float] = time.monotonic

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import secrets
@@ -235,6 +236,10 @@ async def _run_until_stopped(
         report(f"refused: {refusal}{_remedy(config)}", ERROR)
         stop_requested.cancel()
         return REFUSED
+    # What was imported lives as long as the process. Full collections over it, 200,000 objects,
+    # stopped the event loop for 64 to 143 ms each, most often while many calls came at once.
+    gc.collect()
+    gc.freeze()
     await stop_requested
     await engine.drain(config.drain_s)
     report("drained")

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTORS = Path("/proc/self/fd")
-# struct tcp_info of linux/tcp.h: tcpi_bytes_received, since Linux 4.1.
+# struct tcp_info of linux/tcp.h: tcpi_state is its first byte, tcpi_bytes_received is there since
+# Linux 4.1. TCP_CLOSE is in include/net/tcp_states.h.
 BYTES_RECEIVED_AT = 128
 BYTES_RECEIVED = struct.Struct("@Q")
+TCP_CLOSE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class OwnSocket:
     first_look: int  # the number of the check that found it first
 
 
+Known = tuple[str, OwnSocket]  # with its peer
+
+
 class OwnSockets:
     """Connections by peer, named as gRPC names it. Without /proc there are none."""
 
@@ -43,18 +48,16 @@ class OwnSockets:
         self._looks = 0
 
     def look(self) -> Mapping[str, OwnSocket]:
-        """All connections of the port; about 10 us for each descriptor of the process."""
+        """All connections of the port. For each descriptor of the process about 10 us, and 3 us
+        for a connection that is known: its peer cannot change."""
         try:
             names = os.listdir(DESCRIPTORS)
         except OSError:  # there is no /proc, or no descriptor left to read it
             names = []
         self._looks += 1
-        known, self._known = self._known, {}
-        for peer, own in filter(None, (self._connection(int(name)) for name in names)):
-            before = known.get(peer)
-            if before is not None and before.number == own.number:
-                own = replace(own, first_look=before.first_look)
-            self._known[peer] = own
+        known = {own.descriptor: (peer, own) for peer, own in self._known.items()}
+        found = (_again(known, int(name)) or self._connection(int(name)) for name in names)
+        self._known = dict(filter(None, found))
         return self._known
 
     def received(self, peers: Iterable[str]) -> dict[str, int]:
@@ -65,9 +68,9 @@ class OwnSockets:
         found = {}
         for peer in peers:
             own = self._known.get(peer)
-            now = self._connection(own.descriptor) if own is not None else None
-            if now is not None and now[0] == peer:
-                found[peer] = now[1].received
+            now = _now(own) if own is not None else None
+            if now is not None:
+                found[peer] = now.received
         return found
 
     def end(self, peer: str) -> bool:
@@ -91,7 +94,7 @@ class OwnSockets:
                 return True
         return False
 
-    def _connection(self, descriptor: int) -> tuple[str, OwnSocket] | None:
+    def _connection(self, descriptor: int) -> Known | None:
         try:
             # Borrowed: it does no harm if this number has just become another socket.
             end = socket.socket(fileno=descriptor)
@@ -102,12 +105,39 @@ class OwnSockets:
                 return None
             if end.getsockname()[1] != self._port:
                 return None
-            number = os.fstat(descriptor).st_ino
-            return _peer_of(end), OwnSocket(descriptor, number, _received(end), self._looks)
+            number, received = os.fstat(descriptor).st_ino, _received(end)
+            if received is None:
+                return None
+            return _peer_of(end), OwnSocket(descriptor, number, received, self._looks)
         except OSError:
             return None  # it is listening, or not connected any more
         finally:
             end.detach()
+
+
+def _again(known: Mapping[int, Known], descriptor: int) -> Known | None:
+    """A connection that was known before, if this descriptor is still it."""
+    before = known.get(descriptor)
+    own = _now(before[1]) if before is not None else None
+    return (before[0], own) if before is not None and own is not None else None
+
+
+def _now(own: OwnSocket) -> OwnSocket | None:
+    """The same connection now; None when it is closed, or its descriptor is something else."""
+    try:
+        if os.fstat(own.descriptor).st_ino != own.number:
+            return None
+        # Borrowed, as below; with all three numbers given it takes no system call.
+        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=own.descriptor)
+    except OSError:
+        return None
+    try:
+        received = _received(end)
+    except OSError:
+        return None
+    finally:
+        end.detach()
+    return None if received is None else replace(own, received=received)
 
 
 def _peer_of(end: socket.socket) -> str:
@@ -120,10 +150,13 @@ def _peer_of(end: socket.socket) -> str:
     return f"ipv6:%5B{name[0]}%5D:{name[1]}"
 
 
-def _received(end: socket.socket) -> int:
+def _received(end: socket.socket) -> int | None:
+    """Bytes received, 0 where the kernel does not count them; None for a closed connection."""
     size = BYTES_RECEIVED_AT + BYTES_RECEIVED.size
     info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    if info[0] == TCP_CLOSE:
+        return None
     if len(info) < size:
-        return 0  # the kernel does not count them
+        return 0
     number: int = BYTES_RECEIVED.unpack_from(info, BYTES_RECEIVED_AT)[0]
     return number

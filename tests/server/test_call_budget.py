@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -15,13 +16,13 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.api.call_budget import kind_of_call, shares_of
 from server.api.health import HealthService
-from server.api.listener import MOST_CALLS
+from server.api.listener import MOST_CALLS, Listener
 from server.api.observe import LONGEST_INTERVAL_S, Watchers
 from server.config import ServerConfig
 from server.security.roles import ALLOWED
 from tests.support.patience import patience
 from tests.support.ruled_engine import ruled
-from tests.support.running import channel_to, idle_engine, listener, until
+from tests.support.running import IDENTITY, channel_to, idle_engine, listener, until
 from trefoil.errors import Overloaded, Unavailable, error_of
 from trefoil.retry_policy import RetryPolicy
 
@@ -63,6 +64,28 @@ async def test_watchers_of_one_host_take_a_share_and_everybody_else_is_served() 
         assert [event async for event in watch]
         drain = admin_pb2_grpc.AdminStub(channel).Drain(admin_pb2.DrainRequest(grace_s=1))
         assert [step async for step in drain][-1].done
+
+
+async def test_a_refusal_that_waits_takes_no_place_from_others() -> None:
+    config = replace(ServerConfig(), listen="127.0.0.1:0", max_watchers=3, max_watchers_peer=1)
+    may_leave = asyncio.Event()
+    async with ruled() as engine:
+        running = Listener(engine, config, IDENTITY, leave=lambda: None)
+
+        async def wait(_seconds: float) -> None:
+            await may_leave.wait()
+
+        running.pace.burst, running.pace.sleep = 0, wait
+        async with channel_to(await running.start()) as channel:
+            _, first = await watched(channel)
+            refused = [asyncio.create_task(watched(channel)) for _ in range(5)]
+            await until(lambda: running.pace.held == 5)
+            assert first.status == 1 and running.budget.open["health-watch"] == 1
+            may_leave.set()
+            errors = [error_of(one, "") for _, one in await asyncio.gather(*refused)]
+            assert {error.reason for error in errors} == {"TOO_MANY_CALLS"}
+            await until(lambda: running.budget.open["health-watch"] == 1)
+        await running.stop(0)
 
 
 async def test_predictions_cannot_take_the_places_of_those_who_operate_the_server() -> None:

@@ -16,6 +16,7 @@ from proto import inference_pb2 as pb
 from proto import inference_pb2_grpc as stubs
 from server.api.arrivals import Arrivals
 from server.api.call_budget import CallBudget, arrival_limits, shares_of
+from server.api.retry_penalty import RefusalPace
 from server.commands import serve
 from server.config import ServerConfig
 from server.http.limits import ConnectionLimit
@@ -157,7 +158,8 @@ def test_the_guards_of_a_server_raise_alerts(tmp_path: Path) -> None:
 
 async def test_calls_and_lag_are_metrics() -> None:
     config = ServerConfig()
-    budget = CallBudget(shares_of(config), lambda: "", Arrivals(arrival_limits(config)))
+    arrivals = Arrivals(arrival_limits(config))
+    budget = CallBudget(shares_of(config), lambda: "", arrivals, RefusalPace())
     names = {reading.name for reading in front_of(budget, LoopLag())}
     own = "calls.open calls.refused connections.open connections.cut messages.arriving messages.cut"
     assert names == {f"trefoil.{name}" for name in (*own.split(), "front.loop.lag")}

@@ -168,8 +168,7 @@ class Refusing:
 async def test_only_a_small_request_at_fault_is_paced() -> None:
     """A large one would be kept in memory while its refusal waits."""
     time = Still()
-    handlers = Handlers(lambda: None, RetryPenalty())
-    handlers.refusal_pace = pace(time, per_s=10.0, burst=0)
+    handlers = Handlers(lambda: None, RetryPenalty(), pace(time, per_s=10.0, burst=0))
     server = grpc.aio.server()
     service = pb.DESCRIPTOR.services_by_name["Inference"]
     server.add_generic_rpc_handlers((handlers.of(service, Refusing()),))
