@@ -266,7 +266,7 @@ class ServerConfig:
     max_http_connections_peer: int = setting(256, whole, "of these, those of one host")
     upload_bytes: int = setting(64 * MIB, mib, "size of one upload")
     # At one time.
-    upload_peer_bytes: int = setting(128 * MIB, mib, "total uploads of one host")
+    upload_peer_bytes: int = setting(96 * MIB, mib, "total uploads of one host")
     upload_peer_count: int = setting(64, whole, "number of uploads of one host")
     upload_total_bytes: int = setting(512 * MIB, mib, "total uploads of all hosts")
     upload_ttl_s: float = setting(120.0, seconds, "how long an upload is kept")

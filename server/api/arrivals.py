@@ -57,6 +57,7 @@ class ArrivalLimits:
 
     bytes_in_all: int
     bytes_of_host: int
+    connections_in_all: int
     connections_of_host: int
     message_bytes: int  # the limit of one message
 
@@ -190,24 +191,28 @@ class Arrivals:
     # ---- what is too much --------------------------------------------------------------------
 
     def _end_surplus(self, found: Mapping[str, OwnSocket]) -> None:
-        """End the newest connections of a host that has too many, as the older ones are in use.
-        Among those found in one check, connections without a call go first."""
-        assert self.sockets is not None
+        """End the newest connections of a host that has too many, and then of all, as the older
+        ones are in use. Among those found in one check, connections without a call go first."""
         self.open = len(found)
         hosts: dict[str, list[str]] = {}
-        for peer in found:
+        for peer in sorted(found, key=lambda peer: self._age(peer, found[peer])):
             hosts.setdefault(host_of(peer), []).append(peer)
-        limit = self.limits.connections_of_host
+        limits, left = self.limits, []
         for host, peers in hosts.items():
-            if len(peers) <= limit:
-                continue
-            peers.sort(key=lambda peer: self._age(peer, found[peer]))
-            ended = sum(self.sockets.end(peer) for peer in peers[limit:])
-            self.refused["connections"] += ended
-            if self._counted_at - self._logged_at >= LOG_EVERY_S:
-                self._logged_at = self._counted_at
-                text = "%s has %d connections, the newest %d were ended; the limit is %d"
-                logger.warning(f"{text} (--max-connections-peer)", host, len(peers), ended, limit)
+            self._end(peers[limits.connections_of_host :], host, "--max-connections-peer")
+            left += peers[: limits.connections_of_host]
+        left.sort(key=lambda peer: self._age(peer, found[peer]))
+        self._end(left[limits.connections_in_all :], "this server", "--max-connections")
+
+    def _end(self, surplus: list[str], whose: str, flag: str) -> None:
+        if not surplus:
+            return
+        assert self.sockets is not None
+        self.refused["connections"] += sum(self.sockets.end(peer) for peer in surplus)
+        if self._counted_at - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = self._counted_at
+            text = "%s has %d connections more than %s allows: the newest were ended"
+            logger.warning(text, whose, len(surplus), flag)
 
     def _age(self, peer: str, own: OwnSocket) -> tuple[int, bool, int]:
         return own.first_look, peer not in self._connections, own.number

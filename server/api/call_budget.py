@@ -82,6 +82,7 @@ def arrival_limits(config: ServerConfig) -> ArrivalLimits:
     return ArrivalLimits(
         bytes_in_all=config.arriving_bytes,
         bytes_of_host=config.arriving_peer_bytes,
+        connections_in_all=config.max_connections,
         connections_of_host=config.max_connections_peer,
         message_bytes=config.max_message_bytes,
     )

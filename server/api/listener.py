@@ -1,4 +1,4 @@
-"""The one port: every service of this server on a grpc.aio server, with its limits."""
+"""The one port: every service of this server on grpc.aio servers that share it, with its limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -32,6 +32,7 @@ from server.api.snapshot_messages import ServerIdentity, Snapshots
 from server.config import ServerConfig
 from server.deploy.deployment import Deployment
 from server.engine import Engine
+from server.ops import host_lanes
 from server.ops.host_figures import HostFigures
 from server.ops.leaving import connection_age_s
 from server.ops.own_sockets import OwnSockets
@@ -85,7 +86,8 @@ class Listener:
     identity: ServerIdentity
     leave: Callable[[], None]
     interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
-    credentials: grpc.ServerCredentials | None = None  # None: plaintext
+    # Makes those of one gRPC server; None: plaintext.
+    credentials: Callable[[], grpc.ServerCredentials] | None = None
     deployment: Deployment | None = None  # None: what is served cannot be changed
     telemetry: TelemetryPort = field(default_factory=NullTelemetry)
     host: Callable[[], HostFigures | None] = lambda: None  # figures of the machine, as last read
@@ -98,7 +100,7 @@ class Listener:
     address: str = field(default="", init=False)  # set once the port is bound
     # Generic handlers, set once it has started.
     services: Sequence[Any] = field(default=(), init=False)
-    _server: grpc.aio.Server | None = field(default=None, init=False)
+    _servers: list[grpc.aio.Server] = field(default_factory=list, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
 
@@ -117,23 +119,37 @@ class Listener:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
         address = checked_address(self.config, self.credentials is not None)
         age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
-        server = grpc.aio.server(
-            options=[*_options(self.config), *_aging(age_s)],
-            interceptors=self.chain,
-            maximum_concurrent_rpcs=MOST_CALLS,
-        )
+        count, reason = (1, "") if address.path else host_lanes.lanes()
+        if reason:
+            logger.info("a flood of calls of one host delays those of others: %s", reason)
+        most = connections(self.config)
+        arrivals = self.budget.arrivals
+        arrivals.limits = replace(arrivals.limits, connections_in_all=most)
+        options = [*_options(self.config, most), *_aging(age_s)]
+        options.append(("grpc.so_reuseport", int(count > 1)))
         self.services = self._services()
-        for handler in (*self.services, *reflection_handlers()):
-            server.add_generic_rpc_handlers((handler,))
+        servers = [
+            grpc.aio.server(
+                options=options, interceptors=self.chain, maximum_concurrent_rpcs=MOST_CALLS
+            )
+            for _ in range(count)
+        ]
+        port = address.port
         try:
-            port = self._bind(server, address.target())
-        except RuntimeError:
-            raise taken(self.config.listen, "taken since it was looked at") from None
-        await server.start()
-        self._server, self._address = server, address
+            for server in servers:
+                for handler in (*self.services, *reflection_handlers()):
+                    server.add_generic_rpc_handlers((handler,))
+                port = self._bind(server, replace(address, port=port).target())
+            if count > 1:
+                host_lanes.deal(port, count)
+        except (RuntimeError, OSError) as error:
+            raise taken(self.config.listen, f"taken since it was looked at ({error})") from None
+        for server in servers:
+            await server.start()
+        self._servers, self._address = servers, address
         if not address.path:
-            self.budget.arrivals.sockets = OwnSockets(port)
-        self._counting = asyncio.create_task(self.budget.arrivals.run())
+            arrivals.sockets = OwnSockets(port)
+        self._counting = asyncio.create_task(arrivals.run())
         self.address = address.bound_to(port)
         return self.address
 
@@ -147,8 +163,7 @@ class Listener:
         return facts.stamp if facts is not None else ""
 
     async def stop(self, grace_s: float) -> None:
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         if self._counting is not None:
             self._counting.cancel()
         if self._address is not None:
@@ -158,7 +173,7 @@ class Listener:
         if self.credentials is None:
             port: int = server.add_insecure_port(target)
         else:
-            port = server.add_secure_port(target, self.credentials)
+            port = server.add_secure_port(target, self.credentials())
         return port
 
     def _services(self) -> list[Any]:
@@ -232,7 +247,7 @@ def upload_limits(config: ServerConfig) -> UploadLimits:
     )
 
 
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
+def _options(config: ServerConfig, most_connections: int) -> list[tuple[str, int]]:
     return [
         # This also limits the size of a decompressed message.
         ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -242,7 +257,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
             "grpc.compression_enabled_algorithms_bitset",
             ANY_COMPRESSION if config.accept_gzip else UNCOMPRESSED,
         ),
-        ("grpc.max_allowed_incoming_connections", connections(config)),
+        # Of each gRPC server; arrivals.py limits those of all together, once a second.
+        ("grpc.max_allowed_incoming_connections", most_connections),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_metadata_size", METADATA_BYTES),
         # Equal to the limit before: between the two, gRPC would refuse some calls at random.
@@ -262,8 +278,6 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         # random.
         ("grpc.server.max_pending_requests", MOST_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_CALLS),
-        # Otherwise a second server on the same port would silently take half of the connections.
-        ("grpc.so_reuseport", 0),
     ]
 
 

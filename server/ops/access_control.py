@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -15,6 +17,8 @@ from server.security.guard import Guard
 from server.security.tls import TlsFiles, server_credentials
 from server.security.tokens import TokenFile, TokenFileInvalid
 from server.telemetry.store import payload_keys
+
+Credentials = Callable[[], grpc.ServerCredentials]
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +75,9 @@ def tls_files(config: ServerConfig) -> TlsFiles:
     return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
 
 
-def credentials_of(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """The credentials of the port; None means plaintext. Raises CannotListen when the files are not
-    a pair."""
+def credentials_of(config: ServerConfig) -> Credentials | None:
+    """Makes the credentials of a gRPC server, as each needs its own; None means plaintext. Raises
+    CannotListen when the files are not a pair."""
     if config.tls_cert is None and config.tls_key is None and config.tls_client_ca is None:
         return None
     if config.tls_cert is None or config.tls_key is None:
@@ -86,7 +90,8 @@ def credentials_of(config: ServerConfig) -> grpc.ServerCredentials | None:
             pem.certificates(config.tls_client_ca)
         if lapse := pem.lapse(config.tls_cert, dt.datetime.now(dt.UTC)):
             logger.warning("certificate: %s", lapse)
-        return server_credentials(tls_files(config))
+        server_credentials(files := tls_files(config))
+        return partial(server_credentials, files)
     except OSError as error:
         raise CannotListen(f"cannot read {error.filename}: {error.strerror}") from None
     except pem.BadPem as error:

@@ -4,6 +4,7 @@ inserted for `Part.upload_id` when a request names them. This module does not kn
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import secrets
 import time
@@ -50,26 +51,27 @@ class Receiving:
         self._announced = announced
         self._claim = sha256
         self._digest = hashlib.sha256()
-        self._data = bytearray()  # grows with the bytes that arrive, not with the declared size
+        # Grows with the bytes that arrive, not with the declared size; gives them without a copy.
+        self._data = io.BytesIO()
 
     def add(self, chunk: bytes) -> None:
         """Raises Refused when more bytes arrive than were declared."""
-        if len(self._data) + len(chunk) > self._announced:
+        if self._data.tell() + len(chunk) > self._announced:
             text = f"more than the announced {self._announced} bytes arrived"
             raise Refused(bad_input("header.total_bytes", "UPLOAD_LONGER_THAN_ANNOUNCED", text))
         self._digest.update(chunk)
-        self._data += chunk
+        self._data.write(chunk)
 
     def finish(self) -> tuple[bytes, str]:
         """The content and its SHA-256; raises Refused when it is not what was declared."""
-        if len(self._data) != self._announced:
-            text = f"{len(self._data)} of the announced {self._announced} bytes arrived"
+        if self._data.tell() != self._announced:
+            text = f"{self._data.tell()} of the announced {self._announced} bytes arrived"
             raise Refused(bad_input("header.total_bytes", "UPLOAD_SHORTER_THAN_ANNOUNCED", text))
         found = self._digest.hexdigest()
         if self._claim and self._claim != found:
             text = f"the content hashes to {found}, the header claims {self._claim}"
             raise Refused(bad_input("header.sha256", "SHA256_MISMATCH", text))
-        return bytes(self._data), found
+        return self._data.getvalue(), found
 
 
 class UploadStore:

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ async def secure_listener(
         IDENTITY,
         leave=lambda: None,
         interceptors=(Guard(tokens.TokenFile(folder / "tokens"), audit),),
-        credentials=tls.server_credentials(files),
+        credentials=partial(tls.server_credentials, files),
         telemetry=telemetry or NullTelemetry(),
     )
     # One address: a port that is free on one of the two `localhost` has may be taken on the other.
