@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,7 @@ class Listener:
     # Generic handlers, set once it has started.
     services: Sequence[Any] = field(default=(), init=False)
     _servers: list[grpc.aio.Server] = field(default_factory=list, init=False)
+    _claim: socket.socket | None = field(default=None, init=False)
     _address: ListenAddress | None = field(default=None, init=False)
     _counting: asyncio.Task[None] | None = field(default=None, init=False)
 
@@ -118,40 +120,48 @@ class Listener:
     async def start(self) -> str:
         """Serve; returns the address with the port that was bound. Raises CannotListen."""
         address = checked_address(self.config, self.credentials is not None)
-        age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
         count, reason = (1, "") if address.path else host_lanes.lanes()
         if reason:
-            logger.info("a flood of calls of one host delays those of others: %s", reason)
-        most = connections(self.config)
-        arrivals = self.budget.arrivals
-        arrivals.limits = replace(arrivals.limits, connections_in_all=most)
-        options = [*_options(self.config, most), *_aging(age_s)]
-        options.append(("grpc.so_reuseport", int(count > 1)))
+            logger.info("many calls of one host delay those of others: %s", reason)
         self.services = self._services()
-        servers = [
-            grpc.aio.server(
-                options=options, interceptors=self.chain, maximum_concurrent_rpcs=MOST_CALLS
-            )
-            for _ in range(count)
-        ]
-        port = address.port
+        servers = self._grpc_servers(address, count)
         try:
+            if count > 1 and address.port:
+                self._claim = host_lanes.claim(address.target())
+            port = address.port
             for server in servers:
-                for handler in (*self.services, *reflection_handlers()):
-                    server.add_generic_rpc_handlers((handler,))
                 port = self._bind(server, replace(address, port=port).target())
             if count > 1:
                 host_lanes.deal(port, count)
-        except (RuntimeError, OSError) as error:
-            raise taken(self.config.listen, f"taken since it was looked at ({error})") from None
+        except (RuntimeError, OSError):
+            raise taken(self.config.listen, "taken since it was looked at") from None
         for server in servers:
             await server.start()
         self._servers, self._address = servers, address
+        arrivals = self.budget.arrivals
         if not address.path:
             arrivals.sockets = OwnSockets(port)
         self._counting = asyncio.create_task(arrivals.run())
         self.address = address.bound_to(port)
         return self.address
+
+    def _grpc_servers(self, address: ListenAddress, count: int) -> list[grpc.aio.Server]:
+        """Servers with all services, for the same port."""
+        most = connections(self.config)
+        arrivals = self.budget.arrivals
+        arrivals.limits = replace(arrivals.limits, connections_in_all=most)
+        age_s, _ = connection_age_s(self.config.connection_age_s, address.local)
+        options = [*_options(self.config, most), *_aging(age_s)]
+        options.append(("grpc.so_reuseport", int(count > 1)))
+        servers = []
+        for _ in range(count):
+            server = grpc.aio.server(
+                options=options, interceptors=self.chain, maximum_concurrent_rpcs=MOST_CALLS
+            )
+            for handler in (*self.services, *reflection_handlers()):
+                server.add_generic_rpc_handlers((handler,))
+            servers.append(server)
+        return servers
 
     @property
     def chain(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
@@ -166,6 +176,8 @@ class Listener:
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         if self._counting is not None:
             self._counting.cancel()
+        if self._claim is not None:
+            self._claim.close()
         if self._address is not None:
             self._address.release()
 

@@ -21,7 +21,8 @@ KEPT_BYTES = 32 * MIB
 # and the time doubles up to the longest. An attempt takes 3 to 40 ms and holds the allocator's
 # locks.
 EVERY_S, LONGEST_S = 5.0, 60.0
-# Beyond this the time is an eighth: under attack the front lays by 110 MiB in 2 s.
+# Beyond this, and while attempts free something, the time is an eighth: under attack the front lays
+# by 110 MiB in 2 s.
 MUCH_BYTES = 96 * MIB
 
 
@@ -57,7 +58,8 @@ class FreedMemory:
         self._least = min(self._least, size)
         if abs(size - self._left) > KEPT_BYTES / 2:
             self._wait_s = EVERY_S
-        wait_s = self._wait_s / 8 if size > self._least + MUCH_BYTES else self._wait_s
+        soon = size > self._least + MUCH_BYTES and self._wait_s == EVERY_S
+        wait_s = EVERY_S / 8 if soon else self._wait_s
         if size <= self._least + KEPT_BYTES or now < self._tried + wait_s:
             return
         if self.trying is not None and self.trying.is_alive():

@@ -46,6 +46,19 @@ def lanes() -> tuple[int, str]:
     return LANES, ""
 
 
+def claim(address: str) -> socket.socket:
+    """Hold the address until the result is closed. Raises OSError while another server holds it:
+    sockets that share a port would not notice each other. An abstract name belongs to the network
+    namespace, as the port does, and ends with the process (unix(7))."""
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0trefoil {address}")
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
 def deal(port: int, count: int) -> None:
     """Choose among this process's `count` sockets that listen on the port by the address of the
     caller. Which hosts share a socket is random and differs at each start. Raises OSError."""

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from server import host
-from server.ops.freed_memory import EVERY_S, KEPT_BYTES, LONGEST_S, FreedMemory, trimmer
+from server.ops.freed_memory import (
+    EVERY_S,
+    KEPT_BYTES,
+    LONGEST_S,
+    MUCH_BYTES,
+    FreedMemory,
+    trimmer,
+)
 from server.values import MIB
 
 
@@ -66,3 +73,11 @@ def test_memory_in_use_is_walked_ever_more_rarely_and_freed_memory_soon() -> Non
     machine.spare = 11 * KEPT_BYTES
     assert machine.looked(EVERY_S) == 1, "another size is a reason to try again soon"
     assert machine.looked(600) == 0
+
+
+def test_while_much_is_freed_it_is_freed_at_every_look() -> None:
+    machine = Machine()
+    for _ in range(10):
+        machine.size += MUCH_BYTES + 2 * MIB
+        machine.spare = MUCH_BYTES + 2 * MIB
+        assert machine.looked(1) == 1

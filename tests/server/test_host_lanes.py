@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
+from server.api.listen_address import CannotListen
 from server.api.listener import Listener
 from server.config import ServerConfig
-from server.ops import host_lanes
 from server.ops.host_lanes import LANES, deal, lanes
 from tests.support.raw_http2 import RawConnection
 from tests.support.running import IDENTITY, idle_engine, until
@@ -63,7 +63,7 @@ def test_each_host_has_one_socket_and_all_sockets_are_used() -> None:
 def test_the_lanes_of_both_families_on_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = {}
     for seed in range(16):
-        monkeypatch.setattr(host_lanes.secrets, "randbits", lambda _, seed=seed: seed << 5)
+        monkeypatch.setattr("secrets.randbits", lambda _, seed=seed: seed << 5)
         with sharing(socket.AF_INET6, "::") as sockets:
             deal(sockets[0].getsockname()[1], LANES)
             six = [lane_of(sockets, socket.AF_INET6, "::1", "::1") for _ in range(3)]
@@ -95,8 +95,8 @@ async def test_calls_of_other_hosts_do_not_wait_behind_a_flood_of_one() -> None:
     others = []
     for number in range(16):
         source = (f"127.0.0.{number + 2}", 0)
-        one = socket.create_connection(("127.0.0.1", port), source_address=source)
-        others.append(RawConnection.over_socket(one))
+        caller = socket.create_connection(("127.0.0.1", port), source_address=source)
+        others.append(RawConnection.over_socket(caller))
     for _ in range(400):
         flood.call("/flood/Call")
     flood.pump()
@@ -125,3 +125,22 @@ async def test_connections_of_all_lanes_together_are_limited() -> None:
         arrivals = running.budget.arrivals
         await until(lambda: arrivals.refused["connections"] and arrivals.open == 5)
     await running.stop(0)
+
+
+async def test_two_servers_that_start_at_once_do_not_share_the_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each may look at the address before the other has bound it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr("server.api.listener.check_free", lambda *_: None)
+    config = replace(ServerConfig(), listen=f"127.0.0.1:{port}")
+    first, second, third = (
+        Listener(idle_engine(), config, IDENTITY, lambda: None) for _ in range(3)
+    )
+    await first.start()
+    with pytest.raises(CannotListen, match="taken since it was looked at"):
+        await second.start()
+    await first.stop(0)
+    assert (await third.start()).endswith(f":{port}")
+    await third.stop(0)
