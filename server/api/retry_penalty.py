@@ -55,20 +55,41 @@ class _Peer:
 
 
 @dataclass(eq=False)
-class RetryPenalty:
-    """Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
-    itself cannot be overloaded; beyond that, calls are not held."""
+class _Holding:
+    """Invariant: at most `most_held` calls sleep at the same time."""
 
-    longest_s: float = 1.0
-    most_peers: int = 4096
-    most_held: int = MOST_HELD
-    clock: Callable[[], float] = time.monotonic
+    most_held: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def __post_init__(self) -> None:
+        self.held = 0
+
+    async def _held(self, wait_s: float) -> bool:
+        """Sleep; False at once when there is nothing to wait for, or no room."""
+        if wait_s <= 0 or self.held >= self.most_held:
+            return False
+        self.held += 1
+        try:
+            await self.sleep(wait_s)
+        finally:
+            self.held -= 1
+        return True
+
+
+@dataclass(eq=False)
+class RetryPenalty(_Holding):
+    """Invariant: at most `most_peers` entries and `most_held` sleeping calls, so that the penalty
+    itself cannot be overloaded; beyond that, calls are not held."""
+
+    most_held: int = MOST_HELD
+    longest_s: float = 1.0
+    most_peers: int = 4096
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._latest = 0.0  # no connection is early after this time
-        self.held = 0
 
     @property
     def active(self) -> bool:
@@ -112,15 +133,7 @@ class RetryPenalty:
         `remaining_s` is the time left until the caller's deadline. Nearly all of it may be spent
         here, but the caller must receive the reason and not DEADLINE_EXCEEDED.
         """
-        wait_s = _within(min(self.early_s(peer), self.longest_s), remaining_s)
-        if wait_s <= 0 or self.held >= self.most_held:
-            return False
-        self.held += 1
-        try:
-            await self.sleep(wait_s)
-        finally:
-            self.held -= 1
-        return True
+        return await self._held(_within(min(self.early_s(peer), self.longest_s), remaining_s))
 
     def _known(self, peer: str) -> _Peer:
         known = self._peers.get(peer)
@@ -132,24 +145,23 @@ class RetryPenalty:
 
 
 @dataclass(eq=False)
-class RefusalPace:
+class RefusalPace(_Holding):
     """`per_s` refusals a second of one host leave, after `burst` that leave at once. One refusal
     costs the front 0.5 to 2 ms, nearly all of it gRPC's (docs/benchmarks.md).
 
     Invariant: as of RetryPenalty; a refusal that cannot be held leaves at once.
     """
 
+    most_held: int = 1024
     per_s: float = 100.0
     burst: int = 50
     longest_s: float = 10.0
     most_hosts: int = 4096
-    most_held: int = 1024
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._due: OrderedDict[str, float] = OrderedDict()  # host -> when its last refusal was due
-        self.held = 0
 
     async def hold(self, host: str, remaining_s: float | None) -> None:
         """Return when a refusal of this host may leave."""
@@ -161,14 +173,7 @@ class RefusalPace:
         self._due.move_to_end(host)
         if len(self._due) > self.most_hosts:
             self._due.popitem(last=False)
-        wait_s = _within(min(wait_s, self.longest_s), remaining_s)
-        if wait_s <= 0 or self.held >= self.most_held:
-            return
-        self.held += 1
-        try:
-            await self.sleep(wait_s)
-        finally:
-            self.held -= 1
+        await self._held(_within(min(wait_s, self.longest_s), remaining_s))
 
 
 def _within(wait_s: float, remaining_s: float | None) -> float:
