@@ -27,6 +27,7 @@ from server.security.guard import kind_of
 from server.types import Fault
 
 RETRY_AFTER_S = 1.0
+
 # Whether the caller of this task sends more than one message: gRPC sees every method here as a
 # stream.
 MANY_MESSAGES: ContextVar[bool] = ContextVar("many_messages", default=False)

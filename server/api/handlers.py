@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,14 @@ RETRY_AFTER_S = 0.2
 AT_FAULT = frozenset(("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED"))
 # A refusal that waits keeps its request: with a larger one it leaves at once.
 PACED_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a refused call ends."""
+
+    faults: tuple[Fault, ...]
+    paced: bool
 
 
 class Handlers:
@@ -78,8 +86,10 @@ class Handlers:
                 try:
                     return await served(request, context)
                 except Refused as refusal:
-                    await self._refuse(refusal, context, name, request, id_of)
-                    return None
+                    ending = self._ending(refusal, context, name, request, id_of)
+                del request
+                await self._end(ending, context)
+                return None
 
         return call
 
@@ -93,8 +103,11 @@ class Handlers:
                 async with aclosing(served(request, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
                         await context.write(answer)
+                return
             except Refused as refusal:
-                await self._refuse(refusal, context, name, request, id_of)
+                ending = self._ending(refusal, context, name, request, id_of)
+            del request
+            await self._end(ending, context)
 
         return call
 
@@ -103,22 +116,32 @@ class Handlers:
             self._stamp(context)
             try:
                 await served(context)
+                return
             except Refused as refusal:
-                await self._refuse(refusal, context, name, None, _no_id)
+                ending = self._ending(refusal, context, name, None, _no_id)
+            await self._end(ending, context)
 
         return call
 
     def _stamp(self, context: Any) -> None:
         context.set_trailing_metadata(((STAMP_KEY, self.stamp),))
 
-    async def _refuse(
+    def _ending(
         self, refusal: Refused, context: Any, name: str, request: Any, id_of: IdReader
-    ) -> None:
+    ) -> _Ending:
         """`request`: its bytes, or what a stream has instead."""
         first = self.timed(refusal.faults[0], context)
         self.log(first, context, name, partial(id_of, request))
-        await self._pace(first, context, request)
-        details = trailers((first, *refusal.faults[1:]), self.stamp)
+        return _Ending((first, *refusal.faults[1:]), _is_paced(first, request))
+
+    async def _end(self, ending: _Ending, context: Any) -> None:
+        """End a call. Neither the refusal nor the request may be referred to by the frames here:
+        gRPC keeps the error of an abort in a cycle, with all frames that it passed, until a
+        garbage collection."""
+        if ending.paced:
+            await self._pace(context)
+        details = trailers(ending.faults, self.stamp)
+        first = ending.faults[0]
         await context.abort(status_of(first), spoken(first), trailing_metadata=details)
 
     async def refuse_unread(self, fault: Fault, context: Any) -> None:
@@ -139,12 +162,11 @@ class Handlers:
         if fault.code == "RESOURCE_EXHAUSTED":
             await self.retry_penalty.hold(context.peer(), context.time_remaining())
             self.timed(fault, context)
-        await self._pace(fault, context, data)
+        if _is_paced(fault, data):
+            await self._pace(context)
 
-    async def _pace(self, fault: Fault, context: Any, request: Any) -> None:
-        small = isinstance(request, bytes) and len(request) <= PACED_BYTES
-        if small and fault.code in AT_FAULT:
-            await self.refusal_pace.hold(host_of(context.peer()), context.time_remaining())
+    async def _pace(self, context: Any) -> None:
+        await self.refusal_pace.hold(host_of(context.peer()), context.time_remaining())
 
     def timed(self, fault: Fault, context: Any) -> Fault:
         """A full server's refusal, with the time to retry after; this connection is held to that
@@ -154,6 +176,11 @@ class Handlers:
         timed = fault if fault.retry_after_s else replace(fault, retry_after_s=RETRY_AFTER_S)
         self.retry_penalty.refused(context.peer(), timed.retry_after_s)
         return timed
+
+
+def _is_paced(fault: Fault, request: Any) -> bool:
+    small = isinstance(request, bytes) and len(request) <= PACED_BYTES
+    return small and fault.code in AT_FAULT
 
 
 def id_reader(method: Any) -> IdReader:

@@ -134,6 +134,7 @@ class Listener:
             if count > 1:
                 host_lanes.deal(port, count)
         except (RuntimeError, OSError):
+            self._let_go()
             raise taken(self.config.listen, "taken since it was looked at") from None
         for server in servers:
             await server.start()
@@ -176,10 +177,13 @@ class Listener:
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         if self._counting is not None:
             self._counting.cancel()
-        if self._claim is not None:
-            self._claim.close()
+        self._let_go()
         if self._address is not None:
             self._address.release()
+
+    def _let_go(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
 
     def _bind(self, server: grpc.aio.Server, target: str) -> int:
         if self.credentials is None:
