@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ async def http_site(
         IDENTITY,
         leave=lambda: None,
         interceptors=interceptors,
-        credentials=server_credentials(files) if files is not None else None,
+        credentials=partial(server_credentials, files) if files is not None else None,
         telemetry=NullTelemetry(),
     )
     await listener.start()
