@@ -65,8 +65,13 @@ class Compared:
 
 def compared(kind: str, here: Side, there: Side) -> Compared:
     """Sure differences by size, then those that may be chance, then what is equal."""
+    # Of a server that never answered nothing is known, which is no difference.
+    unknown = ""
+    if kind == "servers" and bool(here.facts) != bool(there.facts):
+        unknown = here.name if there.facts else there.name
+    facts = () if unknown else _names(here.facts, there.facts)
     lines = [
-        *(_fact(name, here.facts, there.facts) for name in _names(here.facts, there.facts)),
+        *(_fact(name, here.facts, there.facts) for name in facts),
         *(_time(name, here.times, there.times) for name in _names(here.times, there.times)),
         *(_figure(name, here.figures, there.figures)
           for name in _names(here.figures, there.figures)),
@@ -75,6 +80,8 @@ def compared(kind: str, here: Side, there: Side) -> Compared:
     lines.sort(key=lambda line: (line.size == 0, not line.sure, -line.size, line.name))
     empty = [side.name for side in (here, there) if not side.requests]
     note = f"no requests of {' and '.join(empty)} in this window" if empty else ""
+    if unknown:
+        note = f"nothing is known of {unknown}: no answer yet"
     return Compared(kind, here.name, there.name, tuple(lines), note)
 
 

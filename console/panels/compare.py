@@ -99,7 +99,8 @@ class ComparePanel(Panel):
         if board is None:
             return []
         if kind == "servers":
-            return [(line.name, line.address) for line in board.servers]
+            known_first = sorted(board.servers, key=lambda line: line.snapshot is None)
+            return [(line.name, line.address) for line in known_first]
         if kind == "stamps":
             found = board.latency.shares if board.latency is not None else ()
             names = {

@@ -176,6 +176,7 @@ class Table(QTableView):
                 header.setSectionResizeMode(number, QHeaderView.ResizeMode.Stretch)
         header.sectionClicked.connect(self._sort)
         self._sorted = (-1, False)
+        self._narrowed = False
 
     def changeEvent(self, event: QEvent) -> None:
         """Overridden instead of connecting to a signal of the style: tables come and go, and the
@@ -209,6 +210,23 @@ class Table(QTableView):
             if column.spare:
                 room -= whole(column.width)
                 self.setColumnHidden(number, room < 0)
+        self._narrow(width)
+
+    def _narrow(self, width: int) -> None:
+        """Narrow the columns of a fixed width, to half of it at most, where the one that takes the
+        rest would have less than its least: it is the name of the row."""
+        whole = self._style.whole
+        shown = [(n, c) for n, c in enumerate(self._columns) if not self.isColumnHidden(n)]
+        fixed = sum(whole(column.width) for _, column in shown)
+        rest = sum(whole(column.least) for _, column in shown if not column.width)
+        share = max((width - rest) / fixed, 0.5) if rest and fixed else 1.0
+        if share >= 1.0 and not self._narrowed:
+            return  # a width that the user has chosen stays
+        self._narrowed = share < 1.0
+        for number, column in shown:
+            if column.width:
+                pixels = int(whole(column.width) * min(share, 1.0))
+                self.horizontalHeader().resizeSection(number, pixels)
 
     def _sort(self, section: int) -> None:
         """Sort by the column: ascending, descending, and back to worst first."""

@@ -53,7 +53,7 @@ def causes_of(
     as it explains more."""
     found = []
     for line in skew:
-        if line.odd and line.since_s == line.since_s:
+        if line.odd and not line.tied and line.since_s == line.since_s:
             found.append(Cause(line.address, line.since_s, f"its {parts_of(line)} changed", True))
     known = {(cause.server, round(cause.at_s)) for cause in found}
     for address, row in deploys:

@@ -200,6 +200,7 @@ class SkewLine:
     moved: tuple[tuple[str, str, bool], ...] = ()
     signed_by: str = ""
     lost_s: float = math.nan  # when a server that does not answer was last heard
+    tied: bool = False  # it differs from as many servers as it is equal to: no majority
 
     @property
     def past(self) -> bool:

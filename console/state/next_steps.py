@@ -29,7 +29,7 @@ NEXT: Mapping[str, NextStep] = {
     ),
     "readiness": NextStep("see the failed check in Server", "drain it if its answers are wrong"),
     "replica": NextStep("see its last exit in Server", "roll back if a deploy began it (Shift+R)"),
-    "skew": NextStep("see which part in Version skew (4)", "activate the fleet's bundle (Shift+A)"),
+    "skew": NextStep("see which part in Version skew (4)", "activate the right bundle (Shift+A)"),
     "telemetry": NextStep("see the reason in Server", "free space on its disk"),
     "server": NextStep("see the reason in Alerts (8)", "put the file back, or drain it (Shift+Q)"),
     "lost": NextStep("see its host: systemctl status trefoil-server", "start it again"),

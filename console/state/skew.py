@@ -43,6 +43,12 @@ def majority(values: Sequence[str], prefer: str = "") -> str:
     return prefer if prefer in best else best[0]
 
 
+def _tied(values: Sequence[str]) -> bool:
+    """Whether two values are the most frequent."""
+    counts = sorted(Counter(value for value in values if value).values(), reverse=True)
+    return len(counts) > 1 and counts[0] == counts[1]
+
+
 def compare(
     servers: Sequence[ServerRecord],
     deploys: Sequence[tuple[str, DeployRow]],
@@ -53,12 +59,11 @@ def compare(
     a server of this stamp reports."""
     known = [s.snapshot for s in servers if s.snapshot is not None]
     model = next((s for s in known if expected_stamp and s.stamp == expected_stamp), None)
-    usual = {
-        part: model.stamp_parts.get(part, "")
-        if model is not None
-        else majority([s.stamp_parts.get(part, "") for s in known])
-        for part in STAMP_PARTS
-    }
+    values = {part: [s.stamp_parts.get(part, "") for s in known] for part in STAMP_PARTS}
+    if model is not None:
+        usual = {part: model.stamp_parts.get(part, "") for part in STAMP_PARTS}
+    else:  # without a majority every server differs: any choice would be called right
+        usual = {p: "" if _tied(found) else majority(found) for p, found in values.items()}
     detail = _usual(known, lambda s: s.stamp_detail, model)
     env = _usual(known, lambda s: s.env, None)
     return tuple(_line(server, usual, detail, env, deploys, now_s) for server in servers)
@@ -117,6 +122,7 @@ def _line(
         moved=moved_of(found),
         signed_by=found.signed_by,
         lost_s=server.link.heard_s if server.link.state == "lost" else math.nan,
+        tied=any(cell.differs and not usual[p] for p, cell in zip(STAMP_PARTS, cells, strict=True)),
     )
 
 

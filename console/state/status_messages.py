@@ -109,11 +109,15 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
     odd = [line for line in skew if line.odd]
     if not odd:
         return []
-    first = odd[0]
-    detail = f"{first.name}: {parts_of(first)} differs from the fleet"
+    first = next((line for line in odd if line.details), odd[0])
+    detail, side = f"{first.name}: {parts_of(first)} differs from the fleet", ", fleet"
+    if first.tied:
+        others = [line.name for line in odd if line.stamp != first.stamp]
+        detail = f"{first.name} and {others[0]} differ in {parts_of(first)}, none has the majority"
+        side = " and"
     if first.details:
         what, here, there = first.details[0]
-        detail += f" ({what} {short(here)}, fleet {short(there)})"
+        detail += f" ({what} {short(here)}{side} {short(there)})"
     text = _count(len(odd), "server with version skew", "servers with version skew")
     found = StatusMessage("high", text, "skew", first.address, first.since_s, detail)
     return [replace(found, harm=WRONG, kind="skew")]

@@ -151,6 +151,14 @@ def test_two_sides_with_the_largest_sure_difference_first() -> None:
     assert none == Compared("stamps", "a", "b", (), "no requests of a and b in this window")
 
 
+def test_of_a_server_that_never_answered_nothing_differs() -> None:
+    known = Side("gpu-1", requests=50, facts={"--listen": ":8433", "version": "0.1.0"})
+    found = compared("servers", known, Side("10.0.0.9:8433"))
+    assert found.lines == ()
+    assert found.note == "nothing is known of 10.0.0.9:8433: no answer yet"
+    assert len(compared("servers", known, replace(known, name="gpu-2")).lines) == 2
+
+
 def test_a_figure_is_written_as_all_numbers_of_the_console_are() -> None:
     sides = [
         Side(name, 1, figures={"tolerance": (value, ""), "power": (watts, "W")})

@@ -149,3 +149,17 @@ def test_a_large_window_has_larger_text_by_itself() -> None:
     ]
     assert next_zoom(1.3, 1) == 1.5 and next_zoom(ZOOMS[-1], 1) == ZOOMS[-1]
     assert next_zoom(ZOOMS[0], -1) == ZOOMS[0]
+
+
+def test_the_name_of_a_row_keeps_its_room_in_a_small_window(qtbot: QtBot, window: Window) -> None:
+    window.resize(1280, 800)
+    qtbot.waitUntil(partial(has_size, window, (1280, 800)), timeout=patience_ms(5))
+    seen = 0
+    for page in pages(qtbot, window):
+        for table in (one for one in window.findChildren(Table) if one.isVisible()):
+            for number, column in enumerate(table._columns):
+                if not column.width and not table.isColumnHidden(number):
+                    room, least = table.columnWidth(number), window.ui_style.whole(column.least)
+                    assert room >= least, f"{page}: {column.title} has {room} of {least} pixels"
+                    seen += 1
+    assert seen > 10

@@ -47,6 +47,22 @@ def test_a_server_with_other_preprocessing_is_named_with_both_values(tmp_path: P
     )
 
 
+def test_of_two_versions_as_frequent_none_is_called_right(tmp_path: Path) -> None:
+    usual, other = values_of(BUNDLE), changed(tmp_path)
+    for servers in (
+        [server("a", "1", usual), server("c", "2", other)],
+        [server("c", "2", other), server("a", "1", usual)],
+    ):
+        lines = skew.compare(servers, (), 100.0, "")
+        assert all(line.odd and line.tied for line in lines)
+        (message,) = status_messages.skewed(lines)
+        assert "differ in preprocessing, none has the majority (image.max_pixels" in message.detail
+        assert {"a", "c"} < set(message.detail.split()), "both are named"
+        assert "fleet" not in message.detail
+    lines = skew.compare([*servers, server("b", "1", usual)], (), 100.0, "")
+    assert [(line.name, line.tied) for line in lines if line.odd] == [("c", False)]
+
+
 def test_servers_without_values_are_compared_by_digest() -> None:
     usual = values_of(BUNDLE)
     servers = [server("a", "1", {}), server("b", "1", usual), server("c", "2", {})]
