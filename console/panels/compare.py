@@ -32,8 +32,8 @@ def _difference(row: ComparedLine) -> Cell:
 COLUMNS = (
     TableColumn("figure", lambda row: Cell(row.name, tip=row.name[:300]), 0, least=140),
     TableColumn("difference", _difference, 158),
-    TableColumn("here", lambda row: mono(row.here, "text", tip=row.here[:600]), 142),
-    TableColumn("there", lambda row: mono(row.there, "text", tip=row.there[:600]), 142),
+    TableColumn("here", lambda row: mono(row.here, "text", tip=row.here[:600]), 172),
+    TableColumn("there", lambda row: mono(row.there, "text", tip=row.there[:600]), 172),
 )
 
 
