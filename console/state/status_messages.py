@@ -111,9 +111,9 @@ def skewed(skew: Sequence[SkewLine]) -> list[StatusMessage]:
         return []
     first = next((line for line in odd if line.details), odd[0])
     detail, side = f"{first.name}: {parts_of(first)} differs from the fleet", ", fleet"
-    if first.tied:
-        others = [line.name for line in odd if line.stamp != first.stamp]
-        detail = f"{first.name} and {others[0]} differ in {parts_of(first)}, none has the majority"
+    other = next((line for line in odd if line.cells != first.cells), None)
+    if first.tied and other is not None:
+        detail = f"{first.name} and {other.name} differ in {parts_of(first)}, none has the majority"
         side = " and"
     if first.details:
         what, here, there = first.details[0]

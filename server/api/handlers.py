@@ -28,7 +28,7 @@ RETRY_AFTER_S = 0.2
 
 # The request itself is at fault, at every moment and on every server.
 AT_FAULT = frozenset(("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED"))
-# A refusal that waits keeps its request: with a larger one it leaves at once.
+# A refusal that waits in a stream keeps its request: with a larger one it leaves at once.
 PACED_BYTES = 16 * 1024
 
 

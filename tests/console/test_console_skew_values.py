@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from console.state import skew, status_messages
@@ -61,6 +62,19 @@ def test_of_two_versions_as_frequent_none_is_called_right(tmp_path: Path) -> Non
         assert "fleet" not in message.detail
     lines = skew.compare([*servers, server("b", "1", usual)], (), 100.0, "")
     assert [(line.name, line.tied) for line in lines if line.odd] == [("c", False)]
+
+
+def test_a_part_that_the_expected_server_does_not_report_is_no_tie() -> None:
+    """An older server reports fewer parts, and parts may differ under one stamp."""
+    older, newer = server("a", "1", {}), server("b", "1", {})
+    assert older.snapshot is not None
+    parts = {k: v for k, v in older.snapshot.stamp_parts.items() if k != "data"}
+    lines = skew.compare(
+        [replace(older, snapshot=replace(older.snapshot, stamp_parts=parts)), newer],
+        (), 100.0, older.snapshot.stamp,
+    )  # fmt: skip
+    (message,) = status_messages.skewed(lines)
+    assert message.detail.startswith("b: data differs from the fleet")
 
 
 def test_servers_without_values_are_compared_by_digest() -> None:
