@@ -258,11 +258,9 @@ class Hub:
     async def _search(self, wanted: SearchServers, done: Callable[[Searched], None]) -> None:
         asked = [wanted.server] if wanted.server else list(self._links)
         found = await asyncio.gather(*(self._search_one(server, wanted) for server in asked))
-        troubles = [
-            f"{server}: {why}" for server, (_, why) in zip(asked, found, strict=True) if why
-        ]
+        failed = [(server, why) for server, (_, why) in zip(asked, found, strict=True) if why]
         full = any(count >= MOST_FOUND for count, _ in found)
-        done(Searched(len(asked) - len(troubles), "; ".join(troubles)[:300], full))
+        done(Searched(len(asked) - len(failed), tuple(failed), full))
 
     async def _search_one(self, server: str, wanted: SearchServers) -> tuple[int, str]:
         """(rows found, the error if any)."""

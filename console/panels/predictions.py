@@ -119,8 +119,9 @@ class PredictionsPanel(Panel):
         self._source = f"{answer.servers} server{many} asked"
         if answer.full:
             self._source += ", the newest 1,000 of each: choose a shorter window for the rest"
-        if answer.trouble:
-            self._source += f"; {answer.trouble}"
+        failed = (f"{self._name(address)}: {why}" for address, why in answer.failed)
+        if trouble := answer.trouble or "; ".join(failed)[:300]:
+            self._source += f"; {trouble}"
 
     def show_page(self, page: PredictionPage) -> None:
         self.model.fill(page.rows)

@@ -37,9 +37,10 @@ def lines_of(line: SkewLine | None, board: Board) -> list[DetailLine]:
     for what, text, now in line.moved:
         found.append((f"≠ {what}", "critical" if now else "high"))
         found.append((f"   {text}: {when(now)}", "dim"))
+    whose = "others" if line.tied else "fleet"
     for what, here, there in line.details:
         found.append((f"≠ {what}", "critical"))
-        found.append((f"   {short(here)} · fleet {short(there)}", "dim"))
+        found.append((f"   {short(here)} · {whose} {short(there)}", "dim"))
     found += _watch(line, board)
     if line.pins:
         found.append(("clients that pin another stamp", "title"))

@@ -192,7 +192,8 @@ class SkewLine:
     since_s: float  # time of the deploy that brought this stamp; NaN: not known
     age_s: float = field(compare=False)  # grows all the time, so it is not compared
     dirty: bool
-    details: tuple[tuple[str, str, str], ...]  # (what, here, majority) where they differ
+    # (what, here, majority) where they differ; without a majority, what the others have.
+    details: tuple[tuple[str, str, str], ...]
     env: tuple[tuple[str, str, str], ...]
     pins: tuple[tuple[str, str, int, float], ...]  # client, stamp, refused, last
     # What changed since the replicas loaded it, worst first: what, the message, and whether answers

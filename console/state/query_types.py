@@ -57,12 +57,13 @@ class SearchServers:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """How many servers have answered, and why others have not. `full`: a server has more rows than
-    it sent."""
+    """How many servers have answered, and (address, why) of those that have not. `full`: a server
+    has more rows than it sent."""
 
     servers: int = 0
-    trouble: str = ""
+    failed: tuple[tuple[str, str], ...] = ()
     full: bool = False
+    trouble: str = ""  # why no server was asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,15 +64,24 @@ def compare(
         usual = {part: model.stamp_parts.get(part, "") for part in STAMP_PARTS}
     else:  # without a majority every server differs: any choice would be called right
         usual = {p: "" if _tied(found) else majority(found) for p, found in values.items()}
-    detail = _usual(known, lambda s: s.stamp_detail, model)
-    env = _usual(known, lambda s: s.env, None)
-    return tuple(_line(server, usual, detail, env, deploys, now_s) for server in servers)
+    detail = _usual([s.stamp_detail for s in ([model] if model else known)])
+    env = _usual([s.env for s in known])
+    lines = []
+    for server in servers:
+        found, beside = server.snapshot, detail
+        if found is not None and _has_no_majority(found, usual):
+            others = [s for s in known if s.stamp_parts != found.stamp_parts]
+            beside = _usual([s.stamp_detail for s in others])
+        lines.append(_line(server, usual, beside, env, deploys, now_s))
+    return tuple(lines)
 
 
-def _usual(
-    known: Sequence[ServerSnapshot], of: object, model: ServerSnapshot | None
-) -> dict[str, str]:
-    maps: list[Mapping[str, str]] = [of(s) for s in ([model] if model else known)]  # type: ignore[operator]
+def _has_no_majority(found: ServerSnapshot, usual: Mapping[str, str]) -> bool:
+    """Whether a part of this server is in a tie with that of others."""
+    return any(found.stamp_parts.get(part) and not usual[part] for part in STAMP_PARTS)
+
+
+def _usual(maps: Sequence[Mapping[str, str]]) -> dict[str, str]:
     keys = sorted({key for found in maps for key in found})
     return {key: majority([found.get(key, "") for found in maps]) for key in keys}
 
@@ -122,7 +131,7 @@ def _line(
         moved=moved_of(found),
         signed_by=found.signed_by,
         lost_s=server.link.heard_s if server.link.state == "lost" else math.nan,
-        tied=any(cell.differs and not usual[p] for p, cell in zip(STAMP_PARTS, cells, strict=True)),
+        tied=_has_no_majority(found, usual),
     )
 
 

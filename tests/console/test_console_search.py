@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
 
 from console.app.window import Window
 from console.state.dashboard import ExampleRequest, View
+from console.state.query_types import FoundPredictions, Searched
 from tests.console.test_console_window import T0, kept, make
 from tests.support.patience import patience_ms
 from tests.support.running import program
@@ -104,3 +106,17 @@ def test_offline_the_table_says_that_no_server_was_asked(
     line = window.predictions.result_line
     qtbot.waitUntil(lambda: "no server is contacted" in line.text, timeout=patience_ms(10))
     assert " kept of " in line.text and " requests, window of " in line.text
+
+
+def test_a_server_that_was_not_asked_is_named(
+    qtbot: QtBot, make: Callable[..., Window], tmp_path: Path, kept: Callable[[Path], Path]
+) -> None:
+    window = make(None, kept(tmp_path), View(window_s=240, end_s=T0), clock=lambda: T0 + 5)
+    qtbot.waitUntil(lambda: window.board is not None and bool(window.board.servers))
+    assert window.board is not None
+    server = next(line for line in window.board.servers if line.name != line.address)
+    failed = ((server.address, "no connection to this server"), ("h:9", "it timed out"))
+    window.predictions.show_searched(Searched(2, failed))
+    window.predictions.show_found(FoundPredictions(np.arange(0)))
+    said = f"2 servers asked; {server.name}: no connection to this server; h:9: it timed out"
+    assert window.predictions.result_line.text.endswith(said)

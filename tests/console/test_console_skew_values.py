@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from console.cache.build_board import empty_board
+from console.panels.skew_detail import lines_of
 from console.state import skew, status_messages
+from console.state.dashboard import View
 from console.state.domain import STAMP_PARTS, Link, ServerRecord, ServerSnapshot
 from server.replica.bundle_values import values_of
 
@@ -60,6 +63,13 @@ def test_of_two_versions_as_frequent_none_is_called_right(tmp_path: Path) -> Non
         assert "differ in preprocessing, none has the majority (image.max_pixels" in message.detail
         assert {"a", "c"} < set(message.detail.split()), "both are named"
         assert "fleet" not in message.detail
+        assert {line.name: line.details[0][1:] for line in lines} == {
+            "a": ("12544", "6272"), "c": ("6272", "12544"),
+        }, "each beside the other"  # fmt: skip
+        for line in lines:
+            texts = [text for text, _ in lines_of(line, empty_board(View(), 100.0, None, ""))]
+            assert not any("fleet" in text for text in texts), texts
+            assert any("· others " in text for text in texts)
     lines = skew.compare([*servers, server("b", "1", usual)], (), 100.0, "")
     assert [(line.name, line.tied) for line in lines if line.odd] == [("c", False)]
 
