@@ -31,6 +31,7 @@ from proto import observe_pb2
 from proto.inference_pb2_grpc import InferenceStub
 from proto.observe_pb2_grpc import ObserveStub
 from server.api import open_inference_messages as v2
+from server.request.wire import EXAMPLE, varint
 from tests.support.raw_http2 import RawConnection, frame, message
 
 MIB = 1 << 20
@@ -63,6 +64,12 @@ def pins() -> bytes:
     )
 
 
+def parts() -> bytes:
+    """A request of 16 MB with one row of 8 million empty parts."""
+    row = b"\x0a\0" * 8_000_000
+    return EXAMPLE + varint(len(row)) + row
+
+
 def tagged() -> bytes:
     row = text_row()
     row.slices.update({f"{number:x}" + FACE * 255: FACE * 256 for number in range(16)})
@@ -77,7 +84,7 @@ class Mix:
         self.scrape = scrape
         self.only = only
         self.done: Counter[str] = Counter()
-        self.bodies = {"inputs": inputs(), "pins": pins(), "tags": tagged()}
+        self.bodies = {"inputs": inputs(), "pins": pins(), "tags": tagged(), "parts": parts()}
         self.half = message(15_900_000) + bytes(15_800_000)
         self.bomb = gzip.compress(bytes(16_500_000))
 
@@ -92,6 +99,7 @@ class Mix:
                 "/inference.GRPCInferenceService/ModelInfer", "inputs"
             ),
             "200,000 pins": lambda: self.call(PREDICT, "pins"),
+            "8 million parts": lambda: self.call(PREDICT, "parts"),
             "tags of emoji": lambda: self.call(PREDICT, "tags"),
             "one upload in 32 parts": self.upload,
             "uploads with long types": self.long_types,

@@ -15,6 +15,7 @@ from google.protobuf import message, message_factory
 from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.ops.refusal_log import RefusalLog
 from server.request.caller import host_of
+from server.request.lazy_parse import message_of
 from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
 from server.types import Facts, Fault
 
@@ -193,8 +194,8 @@ def id_reader(method: Any) -> IdReader:
 
     def read(request: bytes) -> str:
         try:
-            return str(getattr(kind.FromString(request), field))
-        except message.DecodeError:
+            return str(getattr(message_of(kind, request), field))
+        except Refused:
             return ""
 
     return read

@@ -12,6 +12,7 @@ from server.http.calls import HttpCall, Metadata, Write
 from server.http.connection import HttpConnection
 from server.http.refusals import CallerGone, HttpRefused
 from server.request.caller import CLIENT_KEY, TRACE_KEY
+from server.request.value_limit import MOST_VALUES, has_too_many_values
 
 # Only these headers of a request become metadata of the call.
 _METADATA = tuple(
@@ -168,12 +169,16 @@ def json_bytes(value: Any) -> bytes:
 
 
 def json_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises HttpRefused."""
+    """The JSON object of a body, in UTF-8 as RFC 8259 asks. Raises HttpRefused."""
     try:
-        value = json.loads(body)
+        text = str(body, "utf-8-sig")
+        if has_too_many_values(text):
+            why = f"the body has more than {MOST_VALUES:,} values"
+            raise HttpRefused(400, "TOO_MANY_VALUES", why)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        text = f"the body is not JSON: {error}"
-        raise HttpRefused(400, "JSON_MALFORMED", text[:200]) from None
+        why = f"the body is not JSON: {error}"
+        raise HttpRefused(400, "JSON_MALFORMED", why[:200]) from None
     if not isinstance(value, dict):
         raise HttpRefused(400, "JSON_MALFORMED", "the body must be a JSON object")
     return value

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from proto import inference_pb2 as pb
 from server.request.status import Refused, bad_input
+from server.request.value_limit import MOST_VALUES, has_too_many_fields
 from server.types import Fault
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -76,6 +77,7 @@ def parse_feedback(data: bytes) -> Any:
 
 def message_of(kind: type[Message], data: bytes, field: str = "request") -> Message:
     """A whole message of one of this server's services. Raises Refused."""
+    _check_count(data, kind, field)
     try:
         parsed: Message = kind.FromString(data)
     except message.DecodeError:
@@ -93,6 +95,7 @@ def text_of(data: bytes, field: str) -> str:
 
 def example_of(data: bytes, field: str) -> pb.Example:
     """The example. Raises Refused, naming the part and the field that cannot be read."""
+    _check_count(data, pb.Example, field)
     try:
         example: pb.Example = pb.Example.FromString(data)
     except message.DecodeError:
@@ -129,6 +132,12 @@ def not_utf8(field: str, error: UnicodeDecodeError) -> Fault:
     return bad_input(
         field, "TEXT_NOT_UTF8", f"byte {error.start} of {len(error.object)} is not valid UTF-8"
     )
+
+
+def _check_count(data: bytes, kind: type[message.Message], field: str) -> None:
+    if has_too_many_fields(data, kind.DESCRIPTOR):
+        text = f"it has more than {MOST_VALUES:,} fields and numbers"
+        raise Refused(bad_input(field, "TOO_MANY_FIELDS", text))
 
 
 def _parse(name: str, data: bytes, field: str) -> Any:

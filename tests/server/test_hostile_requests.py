@@ -91,7 +91,8 @@ async def test_ten_thousand_inputs_are_refused_at_once() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await infer(request.SerializeToString())
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "TOO_MANY_INPUTS" in str(caught.value.details()) and not engine.received
+    assert "TOO_MANY_FIELDS" in str(caught.value.details()) and not engine.received
+    assert reason_of(lambda: examples_of(request)) == "TOO_MANY_INPUTS"
     assert calls_of(lambda: examples_of(request)) < 50
 
 
@@ -135,6 +136,9 @@ async def test_two_hundred_thousand_pins_are_refused_before_any_is_read() -> Non
         stub = stubs.InferenceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Predict(pb.PredictRequest.FromString(predict(stamps=200_000, rows=64)))
+        assert "TOO_MANY_FIELDS" in str(caught.value.details()) and not engine.received
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Predict(pb.PredictRequest.FromString(predict(stamps=60_000, rows=64)))
         assert "TOO_MANY_STAMPS" in str(caught.value.details()) and not engine.received
         request = pb.PredictRequest.FromString(predict(rows=64))
         request.expected_stamps.extend([STAMP] * 64)
