@@ -3,13 +3,14 @@ costs no more than the bytes gRPC receives by itself. It wraps the methods that 
 while no connection is early.
 
 A call that comes early is let through when there is room for it. Otherwise it waits until the time
-that RetryInfo gave its connection, and is refused unread if there is still no room. So priority
-does not help a connection that ignores RetryInfo.
+that RetryInfo gave its connection, and is refused unread if there is still no room, with that time
+again. So priority does not help a connection that ignores RetryInfo.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -66,6 +67,10 @@ class HoldGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         peer = context.peer()
         if not self._penalty.early_s(peer) or self._refusal(context.time_remaining()) is None:
             return None
+        asked_s = self._penalty.asked_s(peer)
         if not await self._penalty.hold(peer, context.time_remaining()):
             return None
-        return self._refusal(context.time_remaining())
+        fault = self._refusal(context.time_remaining())
+        # Its place has passed by, and it is promised no other. With a time as short as that, its
+        # connection would be early for as short a time, and ask again and again.
+        return fault and replace(fault, retry_after_s=max(fault.retry_after_s, asked_s))

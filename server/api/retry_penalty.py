@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 
-# How long a connection keeps the largest number of callers that it had at once.
+# How long a connection keeps the largest number of callers that it had at once, after the time of
+# its last refusal has come: until then, callers that wait have no call open.
 CALLERS_KEPT_S = 10.0
 # Each holds its call and the bytes that gRPC receives of an unread request (api/listener.py).
 MOST_HELD = 256
@@ -43,9 +44,10 @@ class _Peer:
 
     def pass_time(self, now: float) -> None:
         passed_s = now - self.at
-        matured = passed_s * self.callers / self.asked_s
-        self.outstanding = max(self.outstanding - matured, 0.0)
-        self.callers = max(self.callers * exp(-passed_s / CALLERS_KEPT_S), self.open, 1.0)
+        waited_s = min(passed_s, self.outstanding * self.asked_s / self.callers)
+        self.outstanding -= waited_s * self.callers / self.asked_s
+        kept = exp(-(passed_s - waited_s) / CALLERS_KEPT_S)
+        self.callers = max(self.callers * kept, self.open, 1.0)
         self.at = now
 
     @property
@@ -126,6 +128,11 @@ class RetryPenalty(_Holding):
             return 0.0
         known.pass_time(self.clock())
         return known.early_s
+
+    def asked_s(self, peer: str) -> float:
+        """The time that this connection was last asked to wait; 0 if it was not asked."""
+        known = self._peers.get(peer)
+        return known.asked_s if known is not None and known.outstanding else 0.0
 
     async def hold(self, peer: str, remaining_s: float | None) -> bool:
         """Wait until a call that comes too early is due; False if it was not held.

@@ -6,8 +6,10 @@ time, times a learned factor. The share FEW of the admitted rows takes longer th
 that is not kept costs the pool the work and the caller the answer, so a row is refused early. Pure:
 it has no clock of its own.
 
-Refused callers are asked to retry one after the other. The share RETURNING of the speed is reserved
-for them; the rest is for new requests and for callers that were answered.
+Refused callers are asked to retry one after the other. In a burst the share RETURNING of the speed
+is reserved for them; the rest is for new requests and for callers that were answered. In a lasting
+overload those ask again at once and take nearly everything, and each refused caller that comes back
+meets a full queue and costs another refusal. So its share is smaller, LASTING.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ LEAST_FACTOR, USUAL_FACTOR, MOST_FACTOR = 1.0, 1.25, 3.0
 STEP = 0.02  # step of the factor after a row that took longer
 # The factor returns to its default within this time, as few rows are admitted that could lower it.
 FORGET_S = 5.0
-RETURNING = 0.5
+RETURNING, LASTING = 0.5, 0.25
+# An overload lasts when rows have been refused for BURST_S without a pause of PAUSE_S.
+BURST_S, PAUSE_S = 1.0, 1.0
 WAY_BACK, MOST_WAY_BACK_S = 0.05, 0.05
 SOONEST_S, LATEST_S = 0.05, 5.0
 # An idle pool tries a row that is expected to take too long this often: the expectation was learned
@@ -40,6 +44,7 @@ class Admission:
         self.factor = USUAL_FACTOR
         self._looked = 0.0
         self._booked = 0.0  # until when places are promised to refused callers
+        self._overloaded = self._refused = -PAUSE_S  # first and last refusal of this overload
         self._tried = 0.0
 
     def expected_s(self, mix: str, before_s: float, replicas: int) -> float | None:
@@ -80,8 +85,12 @@ class Admission:
 
     def come_back_s(self, now: float, cost_s: float, until_room_s: float, replicas: int) -> float:
         """Seconds after which a refused row should come back: after all rows refused before it."""
+        if now - self._refused >= PAUSE_S:
+            self._overloaded = now
+        self._refused = now
+        share = RETURNING if now - self._overloaded < BURST_S else LASTING
         first = now + max(until_room_s, 0.0)
-        turn_s = self.work_off_s(cost_s, replicas) / RETURNING
+        turn_s = self.work_off_s(cost_s, replicas) / share
         latest = now + LATEST_S
         self._booked = min(max(self._booked, first) + turn_s, latest)
         return max(self._booked - now, SOONEST_S)

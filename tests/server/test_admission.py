@@ -6,7 +6,17 @@ import random
 
 import pytest
 
-from server.pool.admission import FEW, LATEST_S, MOST_FACTOR, SOONEST_S, USUAL_FACTOR, Admission
+from server.pool.admission import (
+    BURST_S,
+    FEW,
+    LASTING,
+    LATEST_S,
+    MOST_FACTOR,
+    RETURNING,
+    SOONEST_S,
+    USUAL_FACTOR,
+    Admission,
+)
 from server.pool.service_time import ENOUGH_ROWS, ServiceTime
 from server.telemetry.outputs import Timing
 
@@ -83,6 +93,18 @@ def test_refused_rows_are_asked_back_one_after_the_other() -> None:
     for _ in range(100):
         assert admission.come_back_s(10.0, 0.1, 0.2, 1) <= LATEST_S + 1e-9
     assert admission.booked_s(100.0) == SOONEST_S
+
+
+def test_in_a_lasting_overload_they_come_back_later() -> None:
+    admission, now = learned(Admission()), 100.0
+    first_s = admission.come_back_s(now, 0.1, 0.0, 1)
+    while now < 100.0 + BURST_S:
+        now += 0.25
+        admission.come_back_s(now, 0.0, 0.0, 1)
+    gaps_s = [admission.come_back_s(now, 0.1, 0.0, 1) for _ in range(2)]
+    assert gaps_s[1] - gaps_s[0] == pytest.approx(first_s * RETURNING / LASTING)
+    now += LATEST_S  # more than PAUSE_S
+    assert admission.come_back_s(now, 0.1, 0.0, 1) == pytest.approx(first_s)
 
 
 def test_a_pool_that_is_idle_tries_a_row_now_and_then() -> None:

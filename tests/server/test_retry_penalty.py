@@ -76,6 +76,21 @@ async def test_a_connection_of_many_callers_has_a_refusal_for_each_of_them() -> 
     assert retry_penalty.early_s("a") == 0.0
 
 
+async def test_callers_that_wait_are_still_counted() -> None:
+    """They have no call open: a caller beside them that was answered was held as an early one."""
+    time = Sleeper()
+    retry_penalty = penalty(time)
+    with retry_penalty.open_call("a"), retry_penalty.open_call("a"), retry_penalty.open_call("a"):
+        pass
+    while time.now < 200.0:
+        retry_penalty.refused("a", 3.0)
+        assert retry_penalty.early_s("a") == 0.0
+        time.now += 1.5  # two of three wait at every moment
+    time.now += 100.0
+    retry_penalty.refused("a", 3.0)
+    assert retry_penalty.early_s("a") > 0, "callers that left are forgotten"
+
+
 async def test_one_hurried_caller_is_not_taken_for_many() -> None:
     time = Sleeper()
     retry_penalty = penalty(time)
