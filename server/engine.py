@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from server import errors, host
+from server import errors
 from server.config import ServerConfig
 from server.part_counts import PartCounts
 from server.pool.pool import Pool
@@ -113,7 +113,6 @@ class Engine:
         Raises PoolRefused when the pool does not fit in memory or no replica could load the
         bundle (`check` names the step that refused it).
         """
-        host.keep_freed_memory()
         if self._watcher is None:  # not None if an earlier bundle was refused
             self._watcher = asyncio.create_task(self._watch())
         await self._pool.start()

@@ -31,7 +31,8 @@ KEPT_BLOCK_BYTES = 32 * MIB
 FRONT_BLOCK_BYTES = 4 * MIB
 KEPT_TOP_BYTES = 16 * MIB  # free memory at the top of the heap that is kept
 # Otherwise every allocating thread would get its own heap and keep its memory: at 64 callers 144
-# MiB resident without this setting, 114 with it.
+# MiB resident without this setting, 114 with it. Beside hostile callers the free pieces between
+# blocks in use grew by 1.6 MiB a minute in 16 heaps.
 HEAPS = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -76,7 +77,11 @@ def memory_use(rollup: Path = Path("/proc/self/smaps_rollup")) -> MemoryUse:
 
 
 def keep_freed_memory() -> tuple[bool, str]:
-    """Let this process reuse large blocks. Returns (done, reason)."""
+    """Let this process reuse large blocks. Returns (done, reason).
+
+    Called before the first other thread exists: a heap that a thread has got stays, and the limit
+    is read once.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False, "this C library has no mallopt"

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from server import host
 from server.commands.flags import add_flags
 from server.commands.output.command_line import CommandLine, near
 from server.commands.settings import (
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC writes a line to standard error for each caller that uses compression or fails its
     # handshake: anyone could fill the disk of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    host.keep_freed_memory()
     from server.commands import serve
 
     try:

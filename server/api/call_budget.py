@@ -22,7 +22,7 @@ from server.api.arrivals import ArrivalLimits, Arrivals, CountedContext
 from server.api.retry_penalty import RefusalPace
 from server.config import ServerConfig
 from server.request.caller import host_of
-from server.request.status import Refused, spoken, status_of, trailers
+from server.request.status import Refused, abort
 from server.security.guard import kind_of
 from server.types import Fault
 
@@ -171,7 +171,7 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                         # No reference is kept while it is answered, as the message may be large.
                         answer = inner(await arrivals.one(context), context)
                     except Refused as refusal:
-                        await self._abort(refusal.faults[0], context)
+                        await abort(context, refusal.faults[:1], self._stamp())
                 if inspect.isasyncgen(answer):
                     async for message in answer:
                         await context.write(message)
@@ -206,9 +206,4 @@ class CallBudget(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         text = f"the limit is {limit} for {kind} at the same time{remedy}"
         fault = Fault("RESOURCE_EXHAUSTED", "", "TOO_MANY_CALLS", text, RETRY_AFTER_S)
         await self._pace.hold(host_of(context.peer()), context.time_remaining())
-        await self._abort(fault, context)
-
-    async def _abort(self, fault: Fault, context: Any) -> NoReturn:
-        details = trailers((fault,), self._stamp())
-        await context.abort(status_of(fault), spoken(fault), trailing_metadata=details)
-        raise AssertionError("abort always raises")
+        await abort(context, (fault,), self._stamp())

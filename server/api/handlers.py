@@ -16,7 +16,7 @@ from server.api.retry_penalty import RefusalPace, RetryPenalty
 from server.ops.refusal_log import RefusalLog
 from server.request.caller import host_of
 from server.request.lazy_parse import message_of
-from server.request.status import STAMP_KEY, Refused, spoken, status_of, trailers
+from server.request.status import STAMP_KEY, Refused, abort, spoken
 from server.types import Facts, Fault
 
 Facts_ = Callable[[], Facts | None]
@@ -141,16 +141,13 @@ class Handlers:
         garbage collection."""
         if ending.paced:
             await self._pace(context)
-        details = trailers(ending.faults, self.stamp)
-        first = ending.faults[0]
-        await context.abort(status_of(first), spoken(first), trailing_metadata=details)
+        await abort(context, ending.faults, self.stamp)
 
     async def refuse_unread(self, fault: Fault, context: Any) -> None:
         """End a call whose request was not read, with the refusal of a full server."""
         fault = self.timed(fault, context)
         self.log(fault, context, "")
-        details = trailers((fault,), self.stamp)
-        await context.abort(status_of(fault), spoken(fault), trailing_metadata=details)
+        await abort(context, (fault,), self.stamp)
 
     def log(
         self, fault: Fault, context: Any, method: str, request_id: Callable[[], str] = str

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2, message
@@ -26,7 +28,27 @@ STATUS: dict[str, grpc.StatusCode] = {
     code.name: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK
 }
 
+# How gRPC's error begins when sending has begun and failed, and not for a status it cannot send.
+UNSENT = 'Failed "execute_batch"'
+
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+async def abort(context: Any, faults: Sequence[Fault], stamp: str) -> NoReturn:
+    """End a call with this refusal. Raises what gRPC raises then."""
+    await end(context, status_of(faults[0]), spoken(faults[0]), trailers(faults, stamp))
+
+
+async def end(context: Any, code: grpc.StatusCode, text: str, metadata: Metadata = ()) -> NoReturn:
+    """End a call with this status. A caller that has left meanwhile is no error: gRPC would log a
+    traceback for each."""
+    try:
+        await context.abort(code, text, trailing_metadata=metadata)
+    except grpc.aio.InternalError as error:
+        if str(error).startswith(UNSENT):
+            raise asyncio.CancelledError from None
+        raise
+    raise AssertionError("abort always raises")
 
 
 class Refused(Exception):

@@ -15,6 +15,7 @@ import grpc
 
 from server.ops.refusal_log import RefusalLog
 from server.request.actor import ACTOR, MAY_READ_PAYLOADS
+from server.request.status import end
 from server.security.audit import AuditLog
 from server.security.roles import ALLOWED, AUDITED, PAYLOADS, ROLES, Role, is_open, permits
 from server.security.tokens import CallerIdentity, TokenFile
@@ -89,7 +90,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._audit.write(method, identity, context.peer(), denied=denial is not None)
         if denial is not None:
             self._log.refused(denial[1], denial[0].name, method.lstrip("/"), context.peer())
-            await context.abort(*denial)
+            await end(context, *denial)
         return identity
 
     def identity(self, context: Any) -> CallerIdentity | None:
