@@ -144,12 +144,14 @@ def test_bad_part_is_refused_alone(name: str, served: Served, unharmed: None) ->
     assert f"examples[0].parts[1].{field}" in caught.value.details()
 
 
-def test_ten_thousand_parts_are_refused_alone(served: Served, unharmed: None) -> None:
-    many = pb.Example(parts=[pb.Part(text="a")] * 10_000)
-    good, refused = answer(served, GOOD, many).results
+def test_thousands_of_parts_are_refused_alone(served: Served, unharmed: None) -> None:
+    many = pb.Example(parts=[pb.Part(text="a")] * 5_000)
+    more = pb.Example(parts=[pb.Part(text="a")] * 10_000)
+    good, refused, unread = answer(served, GOOD, many, more).results
     assert good.prediction.label
     assert refused.fault.field == "examples[1].parts"
-    assert refused.fault.message == "10000 parts; the limit is 32; send fewer"
+    assert refused.fault.message == "5000 parts; the limit is 32; send fewer"
+    assert unread.fault.field == "examples[2]" and unread.fault.reason == "TOO_MANY_FIELDS"
 
 
 def test_invalid_utf8_in_a_string_is_refused_alone(
