@@ -76,22 +76,18 @@ def memory_use(rollup: Path = Path("/proc/self/smaps_rollup")) -> MemoryUse:
     return MemoryUse(private * 1024, (kilobytes["Pss"] - private) * 1024)
 
 
-def keep_freed_memory() -> tuple[bool, str]:
-    """Let this process reuse large blocks. Returns (done, reason).
+def keep_freed_memory() -> None:
+    """Let this process reuse large blocks and use few heaps, with a C library that can.
 
-    Called before the first other thread exists: a heap that a thread has got stays, and the limit
-    is read once.
+    The heaps are limited only where no other thread has run: a heap that a thread has got stays,
+    and the limit is read once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
-        return False, "this C library has no mallopt"
-    settings = (
-        (_M_MMAP_THRESHOLD, FRONT_BLOCK_BYTES),
-        (_M_TRIM_THRESHOLD, KEPT_TOP_BYTES),
-        (_M_ARENA_MAX, HEAPS),
-    )
-    done = [mallopt(name, value) for name, value in settings]
-    return all(done), f"blocks up to {FRONT_BLOCK_BYTES // MIB} MiB are reused"
+        return
+    mallopt(_M_MMAP_THRESHOLD, FRONT_BLOCK_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, KEPT_TOP_BYTES)
+    mallopt(_M_ARENA_MAX, HEAPS)
 
 
 def give_way(pid: int, yielding: bool) -> tuple[bool, str]:

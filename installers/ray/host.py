@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from server import host
 from server.api.listen_address import CannotListen
 from server.api.listener import Listener
 from server.commands.flags import config_of, flags
@@ -64,6 +65,7 @@ class EngineHost:
     async def start(self) -> None:
         """Returns once a replica is proved and takes rows; on an error it closes what it opened.
         Raises PoolRefused, CannotListen."""
+        host.keep_freed_memory()
         async with AsyncExitStack() as stack:
             engine, calls = await self._started(stack)
             while trouble_of(engine):

@@ -17,7 +17,7 @@ from proto import inference_pb2 as pb
 from server.request.lazy_parse import text_of
 from server.request.modalities import MODALITIES
 from server.request.status import Refused, bad_input
-from server.request.value_limit import has_too_many_values
+from server.request.value_limit import MOST_VALUES, has_too_many_values
 from server.types import Answer, Fault
 
 MOST_INPUTS = 64
@@ -117,13 +117,13 @@ def labels_of(parameters: Any) -> list[str]:
     """The request parameter `labels`: a JSON list of strings."""
     if "labels" not in parameters:
         return []
-    text = parameters["labels"].string_param
+    given = parameters["labels"].string_param
     try:
-        labels = None if has_too_many_values(text) else json.loads(text)
+        labels = None if has_too_many_values(given) else json.loads(given)
     except (ValueError, RecursionError):  # RecursionError: lists nested thousands deep
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        text = "the parameter is a JSON list of strings"
+        text = f"the parameter is a JSON list of strings, {MOST_VALUES:,} values at most"
         raise Refused(bad_input("parameters[labels]", "LABELS_MALFORMED", text))
     return labels
 

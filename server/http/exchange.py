@@ -173,7 +173,7 @@ def json_of(body: bytes) -> dict[str, Any]:
     try:
         text = str(body, "utf-8-sig")
         if has_too_many_values(text):
-            why = f"the body has more than {MOST_VALUES:,} values"
+            why = f"the body has more than {MOST_VALUES:,} values; send fewer"
             raise HttpRefused(400, "TOO_MANY_VALUES", why)
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,10 +6,10 @@ time, times a learned factor. The share FEW of the admitted rows takes longer th
 that is not kept costs the pool the work and the caller the answer, so a row is refused early. Pure:
 it has no clock of its own.
 
-Refused callers are asked to retry one after the other. In a burst the share RETURNING of the speed
-is reserved for them; the rest is for new requests and for callers that were answered. In a lasting
-overload those ask again at once and take nearly everything, and each refused caller that comes back
-meets a full queue and costs another refusal. So its share is smaller, LASTING.
+Refused callers are asked to retry one after the other, in a burst at the share RETURNING of the
+speed; the rest is left for new requests and for callers that were answered. In a lasting overload
+those ask again at once and take nearly everything, and each refused caller that comes back meets a
+full queue and costs another refusal. So the share is smaller then, LASTING.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def not_utf8(field: str, error: UnicodeDecodeError) -> Fault:
 
 def _check_count(data: bytes, kind: type[message.Message], field: str) -> None:
     if has_too_many_fields(data, kind.DESCRIPTOR):
-        text = f"it has more than {MOST_VALUES:,} fields and numbers"
+        text = f"it has more than {MOST_VALUES:,} fields and numbers; send fewer"
         raise Refused(bad_input(field, "TOO_MANY_FIELDS", text))
 
 

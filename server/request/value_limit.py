@@ -38,7 +38,7 @@ _SMALL = frozenset(
 
 def has_too_many_fields(data: bytes, kind: Descriptor) -> bool:
     """Whether a message of this type has more than MOST_VALUES fields, with those of the messages
-    in it and the numbers in its lists. One that is malformed is counted as far as it can be read.
+    in it and the whole numbers in its lists. A malformed one is counted as far as it can be read.
 
     Wire format: https://protobuf.dev/programming-guides/encoding/
     """

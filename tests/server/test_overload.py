@@ -165,7 +165,7 @@ async def test_a_hurried_connection_is_held_before_its_request_is_received() -> 
         assert (await InferenceStub(polite).Predict(HUM)).results[0].prediction.label
         error = await early
         assert error.reason == "DEADLINE_UNREACHABLE"
-        assert error.retry_after_s >= first.retry_after_s, "no shorter time for coming early"
+        assert error.retry_after_s >= first.retry_after_s > 0, "no shorter time for coming early"
         assert len(engine.received) == received + 256 + 1  # the polite one's
         engine.gate.open()
         assert all([(await row).answer for row in rows])
